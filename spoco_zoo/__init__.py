@@ -1,0 +1,1 @@
+"""Instance segmentation from a few labelled objects."""

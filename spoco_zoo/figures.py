@@ -1,0 +1,292 @@
+"""Pictures for people: labels on an image, embeddings as colours, the course of a training.
+
+Pictures are arrays `(y, x, 3)` of uint8 until `write_png` makes a file of one. A volume is shown
+by its middle slice. Colours depend on the id alone, so an instance has the same colour in every
+picture of the same labels. Only `training_curves` needs matplotlib.
+
+Not here: label images for other programs (`images`), and outlines as polygons (`outlines`).
+"""
+
+import csv
+import os
+import secrets
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Bool, Float, Integer, Shaped, UInt8
+from PIL import Image
+
+from spoco_zoo.errors import ImageError, MissingExtraError, SettingError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_TERMS = ("pull", "push", "norm", "unlabeled_push", "instance", "consistency", "foreground")
+_COLUMNS = ("step", "total", *_TERMS, "learning_rate", "seconds_per_step", "score")
+_LEVELS = ((0.8, 1.0), (1.0, 0.75), (0.45, 1.0), (0.65, 0.85))  # saturation and value, in turn
+_FLAT = 1e-6  # variance, as a part of the largest, from which on a component is rounding error
+
+
+def label_colors(n: int) -> UInt8[np.ndarray, "n 3"]:
+    """Give the colours of the ids 0 to n: black for 0, neighbours in id far apart in hue."""
+    return _colors_of(np.arange(n + 1))
+
+
+def overlay(
+    image: Shaped[np.ndarray, "c *space"], labels: Integer[np.ndarray, "..."], alpha: float = 0.35
+) -> UInt8[np.ndarray, "y x 3"]:
+    """Paint instances over an image: each filled lightly and outlined in its own colour.
+
+    Args:
+        image: three channels are red, green and blue; of any other number the first is shown.
+        labels: the ids of the instances; 0 is left as it is.
+        alpha: strength of the filling, from 0 to 1.
+
+    Raises:
+        ImageError: image and labels differ in shape, or are neither 2D nor 3D.
+        SettingError: `alpha` is out of range.
+    """
+    if image.shape[1:] != labels.shape:
+        raise ImageError(
+            f"the image is {image.shape[1:]} and the labels are {labels.shape}: "
+            "they must have the same shape"
+        )
+    if not 0 <= alpha <= 1:
+        raise SettingError(f"alpha is {alpha}, but must be from 0 to 1")
+    channels = _middle_slice(image if len(image) == 3 else image[:1], labels.ndim)
+    shown = _middle_slice(labels, labels.ndim)
+    pixels = np.moveaxis(np.broadcast_to(_stretch(channels, 0.5, 99.8), (3, *shown.shape)), 0, -1)
+    ids, index = np.unique(shown, return_inverse=True)
+    colors = _colors_of(ids)[index.reshape(shown.shape)] / 255
+    strength = np.where(_is_outline(shown), 1.0, alpha) * (shown != 0)
+    return _as_bytes(pixels + strength[..., None] * (colors - pixels))
+
+
+def embedding_colors(
+    embedding: Float[np.ndarray, "e *space"], foreground: Bool[np.ndarray, "..."] | None = None
+) -> UInt8[np.ndarray, "y x 3"]:
+    """Show an embedding by its first three principal components as red, green and blue.
+
+    One component is shown as grey, two as red and green. Equal colours mean near embeddings;
+    the colours of two embeddings cannot be compared with each other.
+
+    Args:
+        embedding: of an image or a volume.
+        foreground: where the components are fitted and shown; elsewhere is black.
+
+    Raises:
+        ImageError: embedding and foreground differ in shape, or are neither 2D nor 3D.
+    """
+    axes = embedding.ndim - 1
+    vectors = _middle_slice(embedding, axes)
+    is_shown = np.ones(vectors.shape[1:], bool)
+    if foreground is not None:
+        if foreground.shape != embedding.shape[1:]:
+            raise ImageError(
+                f"the embedding is {embedding.shape[1:]} and the foreground is "
+                f"{foreground.shape}: they must have the same shape"
+            )
+        is_shown = _middle_slice(foreground, axes)
+    pixels = np.zeros((*is_shown.shape, 3))
+    if is_shown.any():
+        components = _principal_components(np.nan_to_num(vectors[:, is_shown].astype(np.float64)))
+        colors = np.zeros((3, components.shape[1]))
+        for channel, component in zip(colors, components, strict=False):
+            channel[:] = _stretch(component, 1.0, 99.0)
+        if len(components) < 2:
+            colors[1:] = colors[0]
+        # the darkest foreground is still told from the background
+        pixels[is_shown] = 0.15 + 0.85 * colors.T
+    return _as_bytes(pixels)
+
+
+def side_by_side(
+    panels: Sequence[UInt8[np.ndarray, "..."]], gap: int = 8
+) -> UInt8[np.ndarray, "y x 3"]:
+    """Put pictures, grey or RGB, in a row on white, aligned at the top.
+
+    Raises:
+        ImageError: there is no picture, or one is neither (y, x) nor (y, x, 3).
+    """
+    if not panels:
+        raise ImageError("there are no panels to put side by side: give at least one")
+    for panel in panels:
+        if panel.ndim != 2 and (panel.ndim != 3 or panel.shape[-1] != 3):
+            raise ImageError(f"a panel is {panel.shape}, but must be (y, x) or (y, x, 3)")
+    height = max(len(panel) for panel in panels)
+    width = sum(panel.shape[1] for panel in panels) + gap * (len(panels) - 1)
+    row = np.full((height, width, 3), 255, np.uint8)
+    start = 0
+    for panel in panels:
+        stop = start + panel.shape[1]
+        row[: len(panel), start:stop] = panel if panel.ndim == 3 else panel[..., None]
+        start = stop + gap
+    return row
+
+
+def write_png(path: Path, pixels: UInt8[np.ndarray, "..."], overwrite: bool = False) -> None:
+    """Write a picture, whole or not at all.
+
+    Raises:
+        ImageError: the file exists and may not be overwritten, or its folder does not exist.
+    """
+    if path.exists() and not overwrite:
+        raise ImageError(f"{path} exists: choose another name or add --overwrite")
+    buffer = BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG")
+    _write_whole(path, buffer.getvalue())
+
+
+def training_curves(history_csv: Path, target: Path) -> None:
+    """Draw the loss terms and the validation score over the steps of a training, as PNG.
+
+    An older picture is replaced, so that it can be drawn again while training goes on.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+        SettingError: the history is not one that training writes, or has no step yet.
+        ImageError: the folder of `target` does not exist.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtraError(
+            "figures of training need matplotlib: pip install 'spoco-zoo[train]'"
+        ) from error
+    history = _read_history(history_csv)
+    steps = history["step"]
+    is_scored = np.isfinite(history["score"])
+    figure = Figure(figsize=(8, 7 if is_scored.any() else 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    heights = [2, 1] if is_scored.any() else [1]
+    rows = figure.subplots(len(heights), sharex=True, squeeze=False, height_ratios=heights)[:, 0]
+    _draw_losses(rows[0], history)
+    if is_scored.any():
+        best = int(np.nanargmax(history["score"]))
+        rows[1].plot(steps[is_scored], history["score"][is_scored], "o-", color="black", ms=3)
+        best_is = f"best score {history['score'][best]:.3f} at step {steps[best]:.0f}"
+        rows[1].set(title=best_is, ylabel="validation score")
+    rows[-1].set_xlabel("step")
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    _write_whole(target, buffer.getvalue())
+
+
+def _colors_of(ids: Integer[np.ndarray, " n"]) -> UInt8[np.ndarray, "n 3"]:
+    """Turn ids into colours: hues a golden angle apart, in four mixtures of tint and shade."""
+    hue = ids.astype(np.float64) * (5**0.5 - 1) / 2 % 1
+    saturation, value = np.array(_LEVELS)[ids % len(_LEVELS)].T
+    # HSV to RGB: each channel is `value` less what the saturation takes from far hues
+    place = (np.array([5, 3, 1]) + hue[:, None] * 6) % 6
+    taken = np.minimum(place, 4 - place).clip(0, 1)
+    rgb = value[:, None] * (1 - saturation[:, None] * taken)
+    return _as_bytes(np.where(ids[:, None] == 0, 0.0, rgb))
+
+
+def _as_bytes(pixels: Float[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
+    """Turn 0..1 into 0..255."""
+    return np.asarray(np.rint(255 * pixels).clip(0, 255), np.uint8)
+
+
+def _middle_slice(channels: Shaped[np.ndarray, "..."], axes: int) -> Shaped[np.ndarray, "..."]:
+    """Take the middle z-slice of a volume; leave an image as it is."""
+    if axes not in (2, 3):
+        raise ImageError(f"a picture needs an image (y, x) or a volume (z, y, x), not {axes} axes")
+    return channels if axes == 2 else channels[..., channels.shape[-3] // 2, :, :]
+
+
+def _stretch(
+    values: Shaped[np.ndarray, "..."], low: float, high: float
+) -> Float[np.ndarray, "..."]:
+    """Map the percentiles `low` and `high` to 0 and 1; all to 0 where nothing varies."""
+    values = values.astype(np.float64)
+    finite = values[np.isfinite(values)]
+    darkest, brightest = np.percentile(finite, [low, high]) if finite.size else (0.0, 0.0)
+    if brightest <= darkest and finite.size:
+        # a few pixels on a flat image: percentiles see nothing
+        darkest, brightest = finite.min(), finite.max()
+    if brightest <= darkest:
+        return np.zeros(values.shape)
+    stretched = (values - darkest) / (brightest - darkest)
+    return np.asarray(np.nan_to_num(stretched, posinf=1.0, neginf=0.0).clip(0, 1))
+
+
+def _is_outline(labels: Integer[np.ndarray, "y x"]) -> Bool[np.ndarray, "y x"]:
+    """Find the pixels of instances that have another id, or background, beside them."""
+    is_outline = np.zeros(labels.shape, bool)
+    differs = labels[1:] != labels[:-1]
+    is_outline[1:] |= differs
+    is_outline[:-1] |= differs
+    differs = labels[:, 1:] != labels[:, :-1]
+    is_outline[:, 1:] |= differs
+    is_outline[:, :-1] |= differs
+    is_outline &= labels != 0
+    return is_outline
+
+
+def _principal_components(vectors: Float[np.ndarray, "e n"]) -> Float[np.ndarray, "c n"]:
+    """Project on the directions of largest variance, three at most and none without variance."""
+    centered = vectors - vectors.mean(1, keepdims=True)
+    variance, directions = np.linalg.eigh(centered @ centered.T / vectors.shape[1])
+    variance, directions = variance[::-1][:3], directions[:, ::-1][:, :3]
+    directions = directions[:, variance > max(_FLAT * variance[0], 1e-24)]
+    # eigenvectors come with either sign: let the largest entry be positive
+    largest = np.abs(directions).argmax(0)
+    signs = np.sign(directions[largest, np.arange(directions.shape[1])])
+    return np.asarray((directions * signs).T @ centered)
+
+
+def _read_history(path: Path) -> dict[str, Float[np.ndarray, " n"]]:
+    """Read the columns of a history; an empty cell is not a number."""
+    if not path.is_file():
+        raise SettingError(f"{path} does not exist: give the history.csv of a run folder")
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        missing = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
+        if missing:
+            raise SettingError(
+                f"{path} has no column {missing[0]}: give the history.csv of a run folder"
+            )
+        rows = list(reader)
+    if not rows:
+        raise SettingError(f"{path} has no steps yet: train first")
+    try:
+        return {name: np.array([float(row[name] or "nan") for row in rows]) for name in _COLUMNS}
+    except ValueError as error:
+        raise SettingError(f"{path} is damaged: {error}; train again") from error
+
+
+def _draw_losses(axes: "Axes", history: dict[str, Float[np.ndarray, " n"]]) -> None:
+    """Draw every loss term in use: each step faintly, the running mean in full colour."""
+    steps = history["step"]
+    window = max(1, len(steps) // 100)
+    names = [name for name in ("total", *_TERMS) if np.nan_to_num(history[name]).any()]
+    for name in names:
+        values = history[name]
+        mean = np.convolve(values, np.ones(window) / window, "valid")
+        color = "black" if name == "total" else f"C{_TERMS.index(name)}"
+        axes.plot(steps, values, color=color, alpha=0.2, linewidth=0.8)
+        label = name.replace("_", " ")
+        axes.plot(steps[window // 2 :][: len(mean)], mean, color=color, linewidth=1.5, label=label)
+    if names:
+        axes.legend(ncols=4, fontsize=8, loc="upper right")
+        if all(np.nanmin(history[name]) >= 0 for name in names):
+            axes.set_yscale("log")
+    axes.set_ylabel("loss")
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    """Write beside the target first, so that no half file is ever found under its name."""
+    if not path.parent.is_dir():
+        raise ImageError(f"{path.parent} is not a folder: make it or choose another name")
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        unfinished.write_bytes(content)
+        os.replace(unfinished, path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,409 @@
+"""Small image and label files to arrays and back; the axes are fixed at this door.
+
+Inside the house an image is `(c, *space)` and a label image is `*space`, both in index order
+(z, y, x). TIFF (with OME or ImageJ metadata), PNG and NPY are read; labels are written as TIFF,
+whole or not at all. Volumes larger than memory are not here.
+"""
+
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from jaxtyping import Integer, UInt32
+
+from spoco_zoo.errors import ImageError
+
+SUFFIXES = (".tif", ".tiff", ".png", ".npy")
+
+
+@dataclass(frozen=True, eq=False)
+class Image:
+    """Pixels `(c, *space)` in their own dtype, and the pixel size in µm where the file says it."""
+
+    pixels: np.ndarray
+    scale_um: tuple[float, ...] | None = None
+
+    @property
+    def space(self) -> tuple[int, ...]:
+        """Size in pixels, without the channels."""
+        return tuple(self.pixels.shape[1:])
+
+
+def read_image(path: Path, n_axes: int | None = None) -> Image:
+    """Read an image as `(c, *space)`.
+
+    Args:
+        path: A TIFF, PNG or NPY file.
+        n_axes: Number of space axes that are expected, which decides what a plain 3-axis array
+            without axis names is: 2 takes its short first or last axis as channels, 3 takes it
+            as a grey volume. None guesses: a last or first axis of at most 4 is channels.
+
+    Raises:
+        ImageError: The file is missing, unreadable, of another format, or not finite numbers.
+    """
+    pixels, axes, scale_um = _read_array(Path(path))
+    if pixels.dtype == bool:
+        pixels = pixels.astype(np.uint8)
+    if pixels.dtype.kind not in "uif":
+        raise ImageError(f"{path}: pixels are {pixels.dtype}: expected integers or floats")
+    pixels = _channels_first(path, pixels, axes, n_axes)
+    if pixels.size == 0:
+        raise ImageError(f"{path}: shape is {pixels.shape}: expected at least one pixel per axis")
+    check_finite(pixels, str(path))
+    fits = scale_um is not None and len(scale_um) == pixels.ndim - 1
+    return Image(pixels, scale_um if fits else None)
+
+
+def check_finite(pixels: np.ndarray, name: str) -> None:
+    """Refuse NaN and infinity, with their number.
+
+    Raises:
+        ImageError: Some pixel is not a finite number.
+    """
+    if pixels.dtype.kind == "f":
+        bad = pixels.size - int(np.isfinite(pixels).sum())
+        if bad:
+            raise ImageError(
+                f"{name}: {bad} of {pixels.size} pixels are NaN or infinite: "
+                "replace them by finite values"
+            )
+
+
+def read_labels(path: Path) -> UInt32[np.ndarray, "*space"]:
+    """Read a label image.
+
+    Raises:
+        ImageError: As `read_image`; also for labels that are fractional, negative or in colour.
+    """
+    values, axes, _ = _read_array(Path(path))
+    values = _drop_single_axes(values, axes)
+    if values.ndim not in (2, 3) or (values.ndim == 3 and values.shape[-1] in (3, 4)):
+        raise ImageError(
+            f"{path}: label shape is {values.shape}: expected (y, x) or (z, y, x) with one "
+            "integer a pixel; a colour picture holds no labels"
+        )
+    return check_labels(values, str(path))
+
+
+def check_labels(values: np.ndarray, name: str) -> UInt32[np.ndarray, "*space"]:
+    """Return labels as uint32, or refuse them.
+
+    Raises:
+        ImageError: Labels are not integers, negative, or above the range of uint32.
+    """
+    if values.dtype == bool:
+        values = values.astype(np.uint8)
+    if values.dtype.kind not in "ui":
+        raise ImageError(
+            f"{name}: labels are {values.dtype}: expected integers, 0 for no instance; "
+            "save them as 16 or 32 bit integers"
+        )
+    if values.size and values.dtype.kind == "i" and values.min() < 0:
+        raise ImageError(
+            f"{name}: the lowest label is {values.min()}: expected 0 or more; "
+            "renumber the labels from 0"
+        )
+    if values.size and values.max() > np.iinfo(np.uint32).max:
+        raise ImageError(
+            f"{name}: the highest label is {values.max()}: expected at most "
+            f"{np.iinfo(np.uint32).max}; renumber the labels from 0"
+        )
+    return values.astype(np.uint32)
+
+
+def write_labels(
+    path: Path,
+    labels: Integer[np.ndarray, "*space"],
+    scale_um: Sequence[float] | None = None,
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Write a label image as compressed TIFF that ImageJ and Fiji open with its pixel size.
+
+    16 bit when every id fits, else 32 bit. The file appears whole or not at all.
+
+    Raises:
+        ImageError: The file exists and may not be overwritten, or cannot be written.
+    """
+    import tifffile
+
+    kind = np.uint16 if labels.size == 0 or labels.max() < 2**16 else np.uint32
+    axes = "ZYX"[-labels.ndim :]
+    metadata: dict[str, Any] = {"axes": axes}
+    resolution = None
+    if scale_um is not None:
+        resolution = (1 / scale_um[-1], 1 / scale_um[-2])
+        metadata["unit"] = "um"
+        if labels.ndim == 3:
+            metadata["spacing"] = scale_um[0]
+    # ImageJ's own format has no 32 bit integers; OME-TIFF has
+    is_imagej = kind == np.uint16
+    if not is_imagej and scale_um is not None:
+        metadata = {"axes": axes} | {
+            key: value
+            for axis, size in zip(axes, scale_um, strict=True)
+            for key, value in (
+                (f"PhysicalSize{axis}", size),
+                (f"PhysicalSize{axis}Unit", "µm"),
+            )
+        }
+
+    def write(file: BinaryIO) -> None:
+        tifffile.imwrite(
+            file,
+            np.ascontiguousarray(labels, dtype=kind),
+            imagej=is_imagej,
+            ome=not is_imagej,
+            compression="zlib",
+            resolution=resolution,
+            metadata=metadata,
+        )
+
+    write_whole(path, write, overwrite=overwrite)
+
+
+def write_whole(path: Path, write: Callable[[BinaryIO], None], *, overwrite: bool = False) -> None:
+    """Write a file under another name and give it its own only when it is complete.
+
+    Raises:
+        ImageError: The file exists and may not be overwritten, or the disk refuses it.
+    """
+    path = Path(path)
+    refuse_existing(path, overwrite=overwrite)
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        temporary = Path(name)
+        with os.fdopen(handle, "w+b") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+        temporary = None
+    except OSError as error:
+        reason = error.strerror or error
+        raise ImageError(
+            f"{path}: cannot be written ({reason}): free space or choose another folder"
+        ) from error
+    finally:
+        if temporary is not None:
+            with suppress(OSError):
+                temporary.unlink()
+
+
+def refuse_existing(path: Path, *, overwrite: bool) -> None:
+    """Stop before work is done for a file that may not be written.
+
+    Raises:
+        ImageError: The file exists and may not be overwritten.
+    """
+    if path.exists() and not overwrite:
+        raise ImageError(f"{path}: exists already: choose another name or add --overwrite")
+
+
+def find_images(inputs: Iterable[Path | str]) -> list[Path]:
+    """Expand files, folders and glob patterns to image files, sorted within each.
+
+    Raises:
+        ImageError: An input matches nothing that can be read.
+    """
+    import glob
+
+    found: list[Path] = []
+    for entry in inputs:
+        path = Path(entry)
+        if path.is_dir():
+            matches = sorted(
+                p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file()
+                and not p.name.startswith(".")
+            )
+        elif path.exists() or not re.search(r"[*?\[]", str(entry)):
+            matches = [path]
+        else:
+            matches = sorted(Path(p) for p in glob.glob(str(entry), recursive=True))
+        if not matches:
+            raise ImageError(
+                f"{entry}: no image found: expected files ending in {', '.join(SUFFIXES)}"
+            )
+        found.extend(path for path in matches if path not in found)
+    return found
+
+
+def pair_files(left: Path, right: Path) -> list[tuple[Path, Path]]:
+    """Pair two files, or the files of two folders that have the same name before the suffix.
+
+    Raises:
+        ImageError: A file of either folder has no partner.
+    """
+    left, right = Path(left), Path(right)
+    for path in (left, right):
+        if not path.exists():
+            raise ImageError(f"{path}: no such file or folder: check the path")
+    if not left.is_dir() and not right.is_dir():
+        return [(left, right)]
+    if not (left.is_dir() and right.is_dir()):
+        raise ImageError(
+            f"{left} and {right}: one is a folder and one is a file: give two of a kind"
+        )
+    first = {stem_of(path): path for path in find_images([left])}
+    second = {stem_of(path): path for path in find_images([right])}
+    for mine, other, folder in ((first, second, right), (second, first, left)):
+        lonely = sorted(set(mine) - set(other))
+        if lonely:
+            more = f" and {len(lonely) - 1} more" if len(lonely) > 1 else ""
+            raise ImageError(
+                f"{mine[lonely[0]]}: no partner in {folder}{more}: "
+                "expected a file of the same name in both folders"
+            )
+    return [(first[stem], second[stem]) for stem in sorted(first)]
+
+
+def stem_of(path: Path) -> str:
+    """Name of a file without its suffix, `.ome.tif` counting as one."""
+    return re.sub(r"(\.ome)?\.[^.]+$", "", path.name, flags=re.IGNORECASE)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _read_array(path: Path) -> tuple[np.ndarray, str | None, tuple[float, ...] | None]:
+    """Read pixels, axis names where the format has them, and pixel size in µm."""
+    if not path.is_file():
+        raise ImageError(f"{path}: no such file: check the path")
+    suffix = path.suffix.lower()
+    try:
+        match suffix:
+            case ".tif" | ".tiff":
+                return _read_tiff(path)
+            case ".png":
+                return _read_png(path)
+            case ".npy":
+                return np.load(path, allow_pickle=False), None, None
+    except (OSError, ValueError, KeyError, IndexError, TypeError, SyntaxError, EOFError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ImageError(
+            f"{path}: cannot be read as {suffix[1:].upper()} ({reason}): "
+            "open it in Fiji and save it again"
+        ) from error
+    raise ImageError(
+        f"{path}: {suffix or 'a file without suffix'} is not read: "
+        f"expected {', '.join(SUFFIXES)}; convert it first"
+    )
+
+
+def _read_png(path: Path) -> tuple[np.ndarray, str | None, tuple[float, ...] | None]:
+    from PIL import Image as PillowImage
+
+    with PillowImage.open(path) as picture:
+        if picture.mode in ("P", "1", "LA", "PA"):  # a palette may hold labels: keep its numbers
+            picture = picture.convert("L") if picture.mode in ("1", "LA") else picture
+        pixels = np.asarray(picture)
+    return pixels, "YXS"[: pixels.ndim], None
+
+
+def _read_tiff(path: Path) -> tuple[np.ndarray, str | None, tuple[float, ...] | None]:
+    import tifffile
+
+    with tifffile.TiffFile(path) as file:
+        series = file.series[0]
+        pixels = series.asarray()
+        axes = series.axes
+        scale_um = _tiff_scale(file)
+    return np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("=")), axes, scale_um
+
+
+_IN_UM = {"um": 1.0, "µm": 1.0, "μm": 1.0, "\\u00b5m": 1.0, "micron": 1.0, "microns": 1.0}
+_IN_UM |= {"micrometer": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "centimeter": 1e4, "m": 1e6}
+
+
+def _tiff_scale(file: Any) -> tuple[float, ...] | None:  # noqa: ANN401 - tifffile is untyped
+    """Pixel size (z, y, x) or (y, x) in µm from OME or ImageJ metadata, if it is there."""
+    if file.is_ome:
+        sizes = {}
+        for axis in "ZYX":
+            size = re.search(rf'PhysicalSize{axis}="([^"]+)"', file.ome_metadata)
+            unit = re.search(rf'PhysicalSize{axis}Unit="([^"]+)"', file.ome_metadata)
+            factor = _IN_UM.get(unit.group(1) if unit else "µm")
+            if size and factor:
+                sizes[axis] = float(size.group(1)) * factor
+        if not {"Y", "X"} <= set(sizes):
+            return None
+        deep = re.search(r'SizeZ="(\d+)"', file.ome_metadata)
+        if deep and int(deep.group(1)) > 1:
+            return tuple(sizes[a] for a in "ZYX") if "Z" in sizes else None
+        return sizes["Y"], sizes["X"]
+    if file.is_imagej:
+        info = file.imagej_metadata or {}
+        factor = _IN_UM.get(str(info.get("unit", "")))
+        tags = file.pages[0].tags
+        if factor and "XResolution" in tags and "YResolution" in tags:
+            x, y = (
+                tags[f"{axis}Resolution"].value[1] / tags[f"{axis}Resolution"].value[0] * factor
+                for axis in "XY"
+            )
+            if int(info.get("slices", 1)) > 1:
+                return float(info.get("spacing", 1.0)) * factor, y, x
+            return y, x
+    return None
+
+
+def _drop_single_axes(pixels: np.ndarray, axes: str | None) -> np.ndarray:
+    """Remove axes of length 1 that are not y or x."""
+    if axes is None or len(axes) != pixels.ndim:
+        while pixels.ndim > 3 and 1 in pixels.shape:
+            pixels = np.squeeze(pixels, axis=pixels.shape.index(1))
+        return pixels
+    single = tuple(
+        n for n, axis in enumerate(axes) if pixels.shape[n] == 1 and axis not in "YX"
+    )
+    return np.squeeze(pixels, axis=single)
+
+
+def _channels_first(
+    path: Path, pixels: np.ndarray, axes: str | None, n_axes: int | None
+) -> np.ndarray:
+    """Bring the axes to `(c, *space)`, or say why that cannot be done."""
+    if axes is not None and len(axes) == pixels.ndim:
+        keep = [n for n, a in enumerate(axes) if pixels.shape[n] > 1 or a in "YX"]
+        names = "".join(axes[n] for n in keep)
+        pixels = pixels.reshape([pixels.shape[n] for n in keep])
+        names = names.replace("S", "C").replace("Q", "I")
+        if names.count("I") == 1:  # unnamed planes: a z stack where a volume is expected
+            unnamed = n_axes == 3 and "C" in names or n_axes == 3 or n_axes is None
+            few = pixels.shape[names.index("I")] <= 4 and n_axes != 3
+            names = names.replace("I", "C" if few and "C" not in names else "Z" if unnamed else "I")
+        if "T" in names and "Z" not in names and n_axes == 3:
+            names = names.replace("T", "Z")  # ImageJ calls many a z stack a movie
+        if sorted(names) in (sorted("YX"), sorted("CYX"), sorted("ZYX"), sorted("CZYX")):
+            order = [names.index(a) for a in "CZYX" if a in names]
+            pixels = pixels.transpose(order)
+            return pixels if "C" in names else pixels[None]
+        raise ImageError(
+            f"{path}: axes are {axes} of shape {pixels.shape}: expected y and x, "
+            "with z for a volume and at most one channel axis; split a time series into files"
+        )
+    pixels = _drop_single_axes(pixels, None)
+    if pixels.ndim == 2:
+        return pixels[None]
+    if pixels.ndim == 3 and n_axes != 3 and min(pixels.shape[0], pixels.shape[-1]) <= 4:
+        last = pixels.shape[-1] <= 4
+        return np.ascontiguousarray(np.moveaxis(pixels, -1, 0)) if last else pixels
+    if pixels.ndim == 3:
+        return pixels[None]
+    if pixels.ndim == 4:
+        last = pixels.shape[-1] <= 4
+        return np.ascontiguousarray(np.moveaxis(pixels, -1, 0)) if last else pixels
+    raise ImageError(
+        f"{path}: shape is {pixels.shape}: expected (y, x), (z, y, x) or either with channels"
+    )

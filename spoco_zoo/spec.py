@@ -1,0 +1,327 @@
+"""A zoo recipe as frozen settings: what `specs/NAME.yaml` may say, and nothing else.
+
+A spec describes one network from data to card. Every word has a default, so a file names only
+what differs; an unknown or impossible word is refused by file and field. The run folder keeps
+the complete spec, with the defaults written out.
+"""
+
+import difflib
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from spoco_zoo.clustering import Clustering, MeanShift
+from spoco_zoo.errors import SettingError
+from spoco_zoo.normalization import Normalization, ZeroMeanUnitVariance
+
+LabelZero = Literal["background", "unlabeled"]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataSettings(_Settings):
+    """What the training files mean."""
+
+    label_zero: LabelZero = Field("background", description="what label 0 means in train/labels")
+    validation_label_zero: LabelZero | None = Field(
+        None, description="the same for val/labels; as in train where left out"
+    )
+    instance_ratio: float = Field(1.0, gt=0, le=1, description="part of the instances kept")
+    instance_seed: int = Field(0, ge=0, description="of the choice of kept instances")
+    normalization: Normalization = ZeroMeanUnitVariance()
+
+
+class NetSettings(_Settings):
+    """The U-Net."""
+
+    dimensions: Literal[2, 3] = 2
+    in_channels: int | None = Field(None, ge=1, description="as in the images where left out")
+    embedding_dim: int = Field(16, ge=1, le=256)
+    widths: tuple[int, ...] = Field((16, 32, 64, 128), min_length=2, description="finest first")
+    pooling: tuple[tuple[int, ...], ...] | None = Field(
+        None, description="factor per axis between levels; 2 everywhere where left out"
+    )
+    order: Literal["bcr", "cbr"] = "cbr"
+    foreground_head: bool | None = Field(
+        None, description="one more channel, foreground; where background is labelled if left out"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> "NetSettings":
+        if min(self.widths) < 1:
+            raise ValueError(f"widths holds {min(self.widths)}: expected at least 1 channel a level")
+        steps = self.steps
+        if len(steps) != len(self.widths) - 1 or any(len(s) != self.dimensions for s in steps):
+            raise ValueError(
+                f"pooling is {[list(s) for s in steps]}: expected {len(self.widths) - 1} steps "
+                f"of {self.dimensions} factors for {len(self.widths)} widths"
+            )
+        if any(factor < 1 for step in steps for factor in step):
+            raise ValueError("pooling holds a factor below 1: use 1 for an axis that is not pooled")
+        return self
+
+    @property
+    def steps(self) -> tuple[tuple[int, ...], ...]:
+        """Pooling factors per step and axis, with the default written out."""
+        return self.pooling or ((2,) * self.dimensions,) * (len(self.widths) - 1)
+
+
+class LossSettings(_Settings):
+    """Margins and weights of the SPOCO loss (Wolny et al. 2022, sec. 3)."""
+
+    delta_var: float = Field(0.5, gt=0, description="margin of pull")
+    delta_dist: float = Field(2.0, gt=0, description="half the margin of push")
+    kernel_threshold: float = Field(0.5, gt=0, lt=1, description="soft mask at delta_var")
+    pull_weight: float = Field(1.0, ge=0)
+    push_weight: float = Field(1.0, ge=0)
+    norm_weight: float = Field(0.001, ge=0)
+    unlabeled_push_weight: float = Field(1.0, ge=0)
+    instance_weight: float = Field(1.0, ge=0)
+    consistency_weight: float = Field(1.0, ge=0)
+    foreground_weight: float = Field(1.0, ge=0)
+    dice: Literal["per_instance", "joint"] = "per_instance"
+    max_anchors: int = Field(20, ge=1, description="of the consistency term, per image")
+    volume_ratio: float = Field(0.05, ge=0, lt=1, description="unlabeled rest that ends the draw")
+
+    @property
+    def two_sigma_squared(self) -> float:
+        """Width of the soft mask: the kernel equals its threshold at distance delta_var."""
+        return self.delta_var**2 / -math.log(self.kernel_threshold)
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """Weights in the order of the terms."""
+        return (
+            self.pull_weight,
+            self.push_weight,
+            self.norm_weight,
+            self.unlabeled_push_weight,
+            self.instance_weight,
+            self.consistency_weight,
+            self.foreground_weight,
+        )
+
+
+class AugmentationSettings(_Settings):
+    """How crops are varied: geometry for both views alike, intensity for each by itself."""
+
+    flips: bool = True
+    rotation_degrees: float = Field(180.0, ge=0, le=180, description="in the image plane")
+    scaling: tuple[float, float] = (0.7, 1.4)
+    elastic_ratio: float = Field(0.2, ge=0, le=1, description="part of the crops bent")
+    noise_variance: float = Field(0.1, ge=0)
+    blur_sigma: tuple[float, float] = (0.5, 1.5)
+    brightness: tuple[float, float] = (0.7, 1.4)
+    contrast: tuple[float, float] = (0.7, 1.4)
+    gamma: tuple[float, float] = (0.7, 1.5)
+    intensity_ratio: float = Field(0.3, ge=0, le=1, description="chance of each intensity change")
+
+
+class ScheduleSettings(_Settings):
+    """How long and how fast."""
+
+    steps: int = Field(5000, ge=1)
+    batch_size: int = Field(8, ge=1)
+    crop: tuple[int, ...] = Field((128, 128), description="pixels per axis")
+    instance_crop_ratio: float = Field(0.8, ge=0, le=1, description="crops aimed at an instance")
+    optimizer: Literal["adam", "adamw"] = "adamw"
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(1e-5, ge=0)
+    warmup_steps: int = Field(100, ge=0)
+    clip_norm: float = Field(5.0, gt=0)
+    momentum: float = Field(0.999, ge=0, lt=1, description="of the momentum net")
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    validate_every: int = Field(500, ge=1)
+    validation_images: int = Field(50, ge=1, description="the first of val, sorted by name")
+    seed: int = Field(0, ge=0)
+    workers: int = Field(1, ge=0, description="processes that prepare batches")
+
+
+class ClusteringSettings(_Settings):
+    """How validation, and later `run`, makes instances."""
+
+    method: Clustering | None = Field(None, description="mean-shift of delta_var where left out")
+    foreground: Literal["auto", "head", "prototype", "everywhere"] = "auto"
+    min_size: int = Field(10, ge=0)
+    fill_reach: int = Field(5, ge=0)
+    fit: bool = Field(True, description="choose the numbers on the validation images at the end")
+
+
+class Author(_Settings):
+    """A person in the card."""
+
+    name: str
+    affiliation: str | None = None
+    orcid: str | None = None
+    github_user: str | None = None
+
+
+class Citation(_Settings):
+    """A work in the card."""
+
+    text: str
+    doi: str | None = None
+    url: str | None = None
+
+
+class Card(_Settings):
+    """What people read about the network."""
+
+    title: str = Field("SPOCO instance segmentation", min_length=5, max_length=64)
+    description: str = "Pixel embeddings for instance segmentation, trained with SPOCO."
+    authors: tuple[Author, ...] = (Author(name="spoco-zoo user"),)
+    license: str = "CC-BY-4.0"
+    data: str = Field("not stated", description="what it was trained on, with licence")
+    cite: tuple[Citation, ...] = ()
+    tags: tuple[str, ...] = ()
+    limits: str = Field("Not stated.", description="where it should not be used")
+    version: str = "0.1.0"
+
+
+class Spec(_Settings):
+    """One zoo entry."""
+
+    name: str = Field("unnamed", pattern=r"^[a-z0-9][a-z0-9-]*$")
+    data: DataSettings = DataSettings()
+    net: NetSettings = NetSettings()
+    loss: LossSettings = LossSettings()
+    augmentation: AugmentationSettings = AugmentationSettings()
+    schedule: ScheduleSettings = ScheduleSettings()
+    clustering: ClusteringSettings = ClusteringSettings()
+    card: Card = Card()
+
+    @model_validator(mode="after")
+    def _check(self) -> "Spec":
+        crop, steps = self.schedule.crop, self.net.steps
+        if len(crop) != self.net.dimensions:
+            raise ValueError(
+                f"schedule.crop is {list(crop)}: expected {self.net.dimensions} numbers "
+                f"for net.dimensions {self.net.dimensions}"
+            )
+        for axis, size in enumerate(crop):
+            step = math.prod(s[axis] for s in steps)
+            if size % step or size < 1:
+                raise ValueError(
+                    f"schedule.crop is {size} on axis {axis}: expected a multiple of {step}, "
+                    "the total stride of the network"
+                )
+        if self.net.foreground_head and self.data.label_zero == "unlabeled":
+            raise ValueError(
+                "net.foreground_head is true while data.label_zero is unlabeled: "
+                "a foreground head learns from labelled background; leave it out"
+            )
+        if self.clustering.foreground == "head" and not self.has_foreground_head:
+            raise ValueError(
+                "clustering.foreground is head and the network has none: "
+                "use auto, prototype or everywhere"
+            )
+        return self
+
+    @property
+    def has_foreground_head(self) -> bool:
+        """Whether the network says foreground by itself."""
+        if self.net.foreground_head is None:
+            return self.data.label_zero == "background"
+        return self.net.foreground_head
+
+    @property
+    def clustering_method(self) -> Clustering:
+        """The clustering method, with the default written out."""
+        return self.clustering.method or MeanShift(bandwidth=self.loss.delta_var)
+
+
+def load_spec(path: Path) -> Spec:
+    """Read a spec from YAML.
+
+    Raises:
+        SettingError: The file cannot be read, or a word in it is unknown or impossible.
+    """
+    try:
+        words = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise SettingError(f"{path}: cannot be read ({reason}): expected a spec in YAML") from error
+    except yaml.YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" at line {where.line + 1}" if where else ""
+        raise SettingError(f"{path}: is not valid YAML{line}: expected a spec") from error
+    if words is None:
+        words = {}
+    if not isinstance(words, dict):
+        raise SettingError(f"{path}: holds a {type(words).__name__}: expected words and values")
+    return parse_spec(words, str(path))
+
+
+def parse_spec(words: dict[str, Any], name: str) -> Spec:
+    """Check the words of a spec.
+
+    Args:
+        words: As read from YAML.
+        name: Where they come from, for the error.
+
+    Raises:
+        SettingError: A word is unknown, missing or impossible.
+    """
+    try:
+        return Spec.model_validate(words)
+    except ValidationError as error:
+        raise SettingError(f"{name}: {explain(error, Spec)}") from error
+
+
+def dump_spec(spec: Spec) -> str:
+    """Write a complete spec as YAML, defaults included."""
+    return yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def change_spec(spec: Spec, changes: dict[str, dict[str, Any]]) -> Spec:
+    """Return the spec with some words changed, checked as a whole; None changes nothing.
+
+    Raises:
+        SettingError: The changed spec is impossible.
+    """
+    words = spec.model_dump(mode="json", exclude_unset=True)
+    for section, values in changes.items():
+        given = {word: value for word, value in values.items() if value is not None}
+        words.setdefault(section, {}).update(given)
+    return parse_spec(words, "settings")
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """Say the first problem of a pydantic report as one sentence, with the field's full name."""
+    problem = error.errors()[0]
+    place = [str(part) for part in problem["loc"] if not _is_tag(part)]
+    field = ".".join(place)
+    match problem["type"]:
+        case "extra_forbidden":
+            close = difflib.get_close_matches(place[-1], _words_of(model, place[:-1]), n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            return f"{field} is not a setting{hint}"
+        case "missing":
+            return f"{field} is missing: add it"
+        case "value_error":
+            reason = str(problem["ctx"]["error"])
+            return f"{field}.{reason}" if field else reason
+        case _:
+            reason = problem["msg"][0].lower() + problem["msg"][1:]
+            return f"{field} is {problem['input']!r}: {reason}"
+
+
+def _is_tag(part: int | str) -> bool:
+    """Tell the discriminator of a union from a word of the user."""
+    tags = ("mean_shift", "hdbscan", "consistency", "head", "prototype", "everywhere")
+    operations = ("zero_mean_unit_variance", "fixed_zero_mean_unit_variance", "scale_linear")
+    return part in (*tags, *operations, "scale_range")
+
+
+def _words_of(model: Any, place: list[str]) -> list[str]:  # noqa: ANN401 - walks annotations
+    for part in place:
+        fields = getattr(model, "model_fields", {})
+        if part not in fields:
+            return []
+        model = fields[part].annotation
+    return list(getattr(model, "model_fields", {}))

@@ -1,0 +1,78 @@
+"""Cut an array into tiles that can be processed alone and put back without a seam.
+
+A tile is three nested boxes, in pixels of the whole array:
+
+    |<------------------ read ------------------>|   what the network sees
+    |  halo |<------------ keep ---------->| halo |   where its embedding is valid
+    |       | overlap |<-- write -->| overlap |   |   what this tile alone may write
+
+The write boxes partition the array. `halo` is context, computed and thrown away;
+`overlap` is kept by both neighbours, so that their instances can be matched.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+from spoco_zoo.errors import SettingError
+
+Box = tuple[slice, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """Three nested boxes: `write` inside `keep` inside `read`."""
+
+    write: Box
+    keep: Box
+    read: Box
+
+
+def plan_tiles(
+    shape: Sequence[int],
+    write: Sequence[int],
+    halo: Sequence[int],
+    overlap: Sequence[int],
+    multiple_of: Sequence[int],
+) -> Iterator[Tile]:
+    """Yield the tiles of an array, last axis fastest.
+
+    Every read box starts on a multiple of `multiple_of`, the pooling grid of the network:
+    a shifted grid changes the embedding even under a generous halo.
+
+    Raises:
+        SettingError: `write` is not a multiple of `multiple_of` on some axis.
+    """
+    for axis, (size, step) in enumerate(zip(write, multiple_of, strict=True)):
+        if size < 1 or size % step:
+            raise SettingError(
+                f"write size {size} on axis {axis} is not a multiple of {step}: "
+                f"use {max(size - size % step, step)} or {max(size, 0) + step - size % step}"
+            )
+    margin = [_round_up(h + o, m) for h, o, m in zip(halo, overlap, multiple_of, strict=True)]
+    for start in product(*(range(0, n, w) for n, w in zip(shape, write, strict=True))):
+        stop = [min(a + w, n) for a, w, n in zip(start, write, shape, strict=True)]
+        yield Tile(
+            write=_grow(start, stop, (0,) * len(stop), shape),
+            keep=_grow(start, stop, overlap, shape),
+            read=_grow(start, stop, margin, shape),
+        )
+
+
+def inner_box(outer: Box, inner: Box) -> Box:
+    """Express a box in the pixels of the box around it."""
+    return tuple(
+        slice(i.start - o.start, i.stop - o.start) for o, i in zip(outer, inner, strict=True)
+    )
+
+
+def _round_up(value: int, step: int) -> int:
+    return -(-value // step) * step
+
+
+def _grow(
+    start: Sequence[int], stop: Sequence[int], by: Sequence[int], shape: Sequence[int]
+) -> Box:
+    """Grow a box by `by` on both sides, clipped to the array."""
+    sides = zip(start, stop, by, shape, strict=True)
+    return tuple(slice(max(0, a - g), min(b + g, n)) for a, b, g, n in sides)

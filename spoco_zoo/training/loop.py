@@ -1,0 +1,489 @@
+"""The training loop, and the run folder that it leaves.
+
+    runs/NAME/
+    ├── spec.yaml         the complete recipe, defaults written out
+    ├── instances.json    which images and which of their instances were used
+    ├── environment.json  versions, device, precision, parameters
+    ├── last.pt           networks, optimiser and step: where --resume goes on
+    ├── best.pt           the same at the best validation score
+    ├── history.csv       the terms of the loss over the steps
+    ├── recipe.json       how embeddings become instances, and the score that this reached
+    └── tensorboard/
+
+A run is a function of its spec and data: batches, anchors and learning rate depend on the
+number of the step, so stopping and resuming changes nothing. The momentum net moves once a
+step, in `pair.update`, and nowhere else.
+"""
+
+import csv
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from spoco_zoo.errors import DeviceError, SettingError
+from spoco_zoo.spec import Spec, dump_spec, load_spec
+from spoco_zoo.training.loss import LossTerms, iterate_terms, spoco_loss
+from spoco_zoo.training.net import MomentumPair, UNet, count_parameters
+from spoco_zoo.training.samples import Batch, Sample, SparseSamples, read_samples
+from spoco_zoo.training.validation import (
+    Fitted,
+    embed_all,
+    fit_recipe,
+    goal,
+    score_recipe,
+    start_recipe,
+)
+
+CHECKPOINT_VERSION = 1
+_LOG_EVERY = 10
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What a progress bar shows."""
+
+    step: int
+    steps: int
+    terms: dict[str, float]
+    seconds_per_step: float
+    score: float | None
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What the machine and the day decide, and the result does not depend on."""
+
+    device: str = "auto"
+    resume: bool = False
+    max_minutes: float | None = None
+    on_step: Callable[[StepReport], None] = lambda report: None
+    should_stop: Callable[[], bool] = lambda: False
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a run ended."""
+
+    run_folder: Path
+    step: int
+    finished: bool
+    fitted: Fitted | None
+
+
+def train(spec: Spec, data: Path, run_folder: Path, options: TrainOptions) -> TrainResult:
+    """Train a network on `data/{train,val}/{images,labels}`.
+
+    Raises:
+        ImageError: Images or labels are missing or do not fit together.
+        SettingError: The run folder is taken, or `resume` meets another spec.
+        DeviceError: The device is not there.
+    """
+    device = _pick_device(options.device)
+    samples = read_samples(data / "train", spec.data, spec.net.dimensions, thin=True)
+    validation = read_samples(data / "val", spec.data, spec.net.dimensions, thin=False)
+    validation = validation[: spec.schedule.validation_images]
+    spec = _with_channels(spec, samples)
+    run = _Run.open(spec, run_folder, device, resume=options.resume)
+    if not options.resume:
+        run.describe(samples, validation)
+    deadline = None if options.max_minutes is None else time.monotonic() + 60 * options.max_minutes
+    with run:
+        for step, batch in _batches(samples, spec, run.step, device):
+            began = time.monotonic()
+            terms = run.take_step(batch)
+            run.record(terms, time.monotonic() - began)
+            score = None
+            last = step + 1 == spec.schedule.steps
+            if last or (step + 1) % spec.schedule.validate_every == 0:
+                score = run.validate(validation)
+            options.on_step(run.report(score))
+            late = deadline is not None and time.monotonic() > deadline
+            if options.should_stop() or (late and not last):
+                run.save("last.pt")
+                return TrainResult(run_folder, run.step, finished=False, fitted=None)
+        run.save("last.pt")
+        fitted = run.fit(validation)
+    return TrainResult(run_folder, run.step, finished=True, fitted=fitted)
+
+
+@dataclass
+class _Run:
+    """The state of a run, and its files."""
+
+    spec: Spec
+    folder: Path
+    device: torch.device
+    pair: MomentumPair
+    optimizer: torch.optim.Optimizer
+    precision: torch.dtype
+    step: int = 0
+    best_score: float = -1.0
+    rows: list[list[Any]] = field(default_factory=list)
+    recent: list[tuple[dict[str, float], float]] = field(default_factory=list)
+    board: Any = None
+
+    @staticmethod
+    def open(spec: Spec, folder: Path, device: torch.device, *, resume: bool) -> "_Run":
+        torch.manual_seed(spec.schedule.seed)  # the weights before the first step
+        pair = build_pair(spec).to(device)
+        run = _Run(
+            spec, folder, device, pair, _make_optimizer(spec, pair), _pick_precision(spec, device)
+        )
+        if resume:
+            run._load()  # noqa: SLF001 - its own
+        elif (folder / "last.pt").exists() or (folder / "spec.yaml").exists():
+            raise SettingError(
+                f"{folder}: holds a run already: choose another name, or --resume to go on"
+            )
+        return run
+
+    def __enter__(self) -> "_Run":
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.board = SummaryWriter(  # type: ignore[no-untyped-call]
+            str(self.folder / "tensorboard"), purge_step=self.step + 1
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.board.close()
+
+    def describe(self, samples: Sequence[Sample], validation: Sequence[Sample]) -> None:
+        """Write what this run is, before it starts."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_text(self.folder / "spec.yaml", dump_spec(self.spec))
+        chosen = {
+            "train": {sample.name: list(sample.kept) for sample in samples},
+            "val": {sample.name: list(sample.kept) for sample in validation},
+        }
+        write_text(self.folder / "instances.json", json.dumps(chosen, indent=1))
+        facts = {
+            "torch": torch.__version__,
+            "device": str(self.device),
+            "precision": str(self.precision).removeprefix("torch."),
+            "parameters": count_parameters(self.pair.embedding_net),
+            "train_images": len(samples),
+            "train_instances": sum(len(sample.kept) for sample in samples),
+            "val_images": len(validation),
+        }
+        write_text(self.folder / "environment.json", json.dumps(facts, indent=1))
+        self.save("last.pt")
+
+    def take_step(self, batch: Batch) -> LossTerms:
+        """Move f by the gradient of one batch, then g after it."""
+        schedule, loss = self.spec.schedule, self.spec.loss
+        self.pair.train()
+        low = self.precision != torch.float32
+        with torch.autocast(self.device.type, dtype=self.precision, enabled=low):
+            output = self.pair.embedding_net(batch.view_f)
+            momentum_output = None
+            if loss.consistency_weight and bool((batch.labels < 0).any()):
+                with torch.no_grad():
+                    momentum_output = self.pair.momentum_net(batch.view_g)
+        split = self.pair.embedding_net.split(output.float())
+        g = None
+        if momentum_output is not None:
+            g = self.pair.momentum_net.split(momentum_output.float()).embedding
+        draws = torch.Generator().manual_seed(_mix(schedule.seed, self.step))
+        terms = spoco_loss(split, g, batch.labels, loss, draws)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.spec, self.step)
+        self.optimizer.zero_grad(set_to_none=True)
+        terms.total.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(
+            self.pair.embedding_net.parameters(), schedule.clip_norm, error_if_nonfinite=True
+        )
+        self.optimizer.step()
+        self.step += 1
+        # at the start g follows closely, or it would average the untrained weights for long
+        self.pair.update(min(schedule.momentum, (1 + self.step) / (10 + self.step)))
+        return terms
+
+    def record(self, terms: LossTerms, seconds: float) -> None:
+        """Add one row to the history every few steps."""
+        self.recent.append((dict(iterate_terms(terms)), seconds))
+        if self.step % _LOG_EVERY == 0 or self.step == self.spec.schedule.steps:
+            means = self._means()
+            rate = learning_rate(self.spec, self.step - 1)
+            seconds = sum(s for _, s in self.recent) / len(self.recent)
+            row = [self.step, means["total"], *(means[n] for n in _TERMS), rate, seconds, ""]
+            self.rows.append([_short(value) for value in row])
+            for name, value in means.items():
+                self.board.add_scalar(f"loss/{name}", value, self.step)
+            self.board.add_scalar("learning_rate", rate, self.step)
+            self.recent.clear()
+
+    def report(self, score: float | None) -> StepReport:
+        """Sum up where the run stands."""
+        row = self.rows[-1] if self.rows else None
+        terms = {} if row is None else dict(zip(("total", *_TERMS), row[1:9], strict=True))
+        seconds = row[10] if row is not None else 0.0
+        return StepReport(self.step, self.spec.schedule.steps, terms, seconds, score)
+
+    def validate(self, validation: Sequence[Sample]) -> float:
+        """Cluster and score the validation images; keep the checkpoint if it is the best."""
+        net = self.pair.embedding_net.eval()
+        embedded = embed_all(net, validation, self.device)
+        recipe = start_recipe(self.spec, embedded)
+        score = goal(score_recipe(recipe, embedded))
+        self.board.add_scalar("validation/mean_ap", score, self.step)
+        if self.rows and self.rows[-1][0] == self.step:
+            self.rows[-1][-1] = _short(score)
+        if score > self.best_score:
+            self.best_score = score
+            self.save("best.pt")
+        self.save("last.pt")
+        return score
+
+    def fit(self, validation: Sequence[Sample]) -> Fitted:
+        """Choose the numbers of the recipe with the best network, and write them."""
+        best = torch.load(self.folder / "best.pt", map_location=self.device, weights_only=True)
+        self.pair.load_state_dict(best["pair"])
+        embedded = embed_all(
+            self.pair.embedding_net.eval(), validation, self.device, self.pair.momentum_net.eval()
+        )
+        fitted = fit_recipe(self.spec, embedded)
+        content = {
+            "recipe": fitted.recipe.model_dump(mode="json"),
+            "step": best["step"],
+            "validation": fitted.scores,
+            "validation_images": len(validation),
+        }
+        write_text(self.folder / "recipe.json", json.dumps(content, indent=1))
+        return fitted
+
+    def save(self, name: str) -> None:
+        """Write a checkpoint under its name only when it is complete, and the history."""
+        _save_whole(
+            self.folder / name,
+            {
+                "version": CHECKPOINT_VERSION,
+                "step": self.step,
+                "best_score": self.best_score,
+                "spec": self.spec.model_dump_json(),
+                "pair": self.pair.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "recent": [[terms, seconds] for terms, seconds in self.recent],
+            },
+        )
+        lines = [["step", "total", *_TERMS, "learning_rate", "seconds_per_step", "score"]]
+        text = "\n".join(",".join(str(v) for v in row) for row in [*lines, *self.rows])
+        write_text(self.folder / "history.csv", text + "\n")
+
+    def _load(self) -> None:
+        path = self.folder / "last.pt"
+        if not path.is_file():
+            raise SettingError(
+                f"{path}: no such checkpoint to resume from: start without --resume"
+            )
+        state = load_checkpoint(path, self.device)
+        if state["spec"] != self.spec.model_dump_json():
+            raise SettingError(
+                f"{self.folder}: was started with other settings than these: "
+                "resume with the spec and flags of its start"
+            )
+        self.pair.load_state_dict(state["pair"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.best_score = state["step"], state["best_score"]
+        self.recent = [(dict(terms), seconds) for terms, seconds in state["recent"]]
+        with (self.folder / "history.csv").open(newline="") as file:
+            rows = [[_number(v) for v in row] for row in list(csv.reader(file))[1:]]
+        self.rows = [row for row in rows if row[0] <= self.step]
+
+    def _means(self) -> dict[str, float]:
+        names = self.recent[0][0].keys()
+        return {n: sum(terms[n] for terms, _ in self.recent) / len(self.recent) for n in names}
+
+
+def build_net(spec: Spec) -> UNet:
+    """Make the untrained network of a spec whose count of channels is known.
+
+    Raises:
+        SettingError: `net.in_channels` is not set.
+    """
+    if spec.net.in_channels is None:
+        raise SettingError("net.in_channels is not set: give the channels of the images")
+    return UNet(
+        spec.net.in_channels,
+        spec.net.embedding_dim,
+        spec.net.widths,
+        spec.net.steps,
+        foreground_head=spec.has_foreground_head,
+        order=spec.net.order,
+    )
+
+
+def build_pair(spec: Spec) -> MomentumPair:
+    """Make both untrained networks of a spec."""
+    return MomentumPair(build_net(spec))
+
+
+def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Read a checkpoint, without running any code that it might hold.
+
+    Raises:
+        SettingError: The file is missing, damaged or of another version.
+    """
+    try:
+        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError as error:
+        raise SettingError(f"{path}: no such checkpoint: train first") from error
+    except Exception as error:  # noqa: BLE001 - torch.load raises whatever pickle and zip raise
+        raise SettingError(
+            f"{path}: is not a readable checkpoint ({type(error).__name__}): train again"
+        ) from error
+    if not isinstance(state, dict) or state.get("version") != CHECKPOINT_VERSION:
+        raise SettingError(
+            f"{path}: is no checkpoint of version {CHECKPOINT_VERSION}: train again"
+        )
+    return state
+
+
+def load_run(run_folder: Path, name: str = "best.pt") -> tuple[Spec, MomentumPair, dict[str, Any]]:
+    """Read spec, trained networks and fitted recipe of a finished run.
+
+    Raises:
+        SettingError: The folder is not that of a finished run.
+    """
+    if not (run_folder / "recipe.json").is_file():
+        raise SettingError(
+            f"{run_folder}: no recipe.json: expected the folder of a finished run; "
+            "finish it with train --resume"
+        )
+    spec = load_spec(run_folder / "spec.yaml")
+    pair = build_pair(spec)
+    pair.load_state_dict(load_checkpoint(run_folder / name)["pair"])
+    fitted = json.loads((run_folder / "recipe.json").read_text(encoding="utf-8"))
+    return spec, pair.eval(), fitted
+
+
+def learning_rate(spec: Spec, step: int) -> float:
+    """Linear warm-up, then a half cosine to zero at the last step."""
+    schedule = spec.schedule
+    if step < schedule.warmup_steps:
+        return schedule.learning_rate * (step + 1) / schedule.warmup_steps
+    progress = (step - schedule.warmup_steps) / max(schedule.steps - schedule.warmup_steps, 1)
+    return schedule.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small text file whole or not at all, over the old one."""
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+_TERMS = LossTerms._fields[:-1]
+
+
+def _batches(
+    samples: Sequence[Sample], spec: Spec, start: int, device: torch.device
+) -> Iterator[tuple[int, Batch]]:
+    loader = DataLoader(
+        SparseSamples(samples, spec),
+        batch_size=None,
+        sampler=range(start, spec.schedule.steps),
+        num_workers=spec.schedule.workers,
+        pin_memory=device.type == "cuda",
+        prefetch_factor=4 if spec.schedule.workers else None,
+        worker_init_fn=_ignore_interrupts if spec.schedule.workers else None,
+    )
+    for step, batch in enumerate(loader, start=start):
+        yield step, Batch(*(_move(t, device) for t in (batch.view_f, batch.view_g, batch.labels)))
+
+
+def _move(tensor: Tensor, device: torch.device) -> Tensor:
+    return tensor.to(device, non_blocking=True)
+
+
+def _ignore_interrupts(_: int) -> None:
+    """Leave Ctrl-C to the main process, which saves and ends the workers."""
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+
+
+def _make_optimizer(spec: Spec, pair: MomentumPair) -> torch.optim.Optimizer:
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[spec.schedule.optimizer]
+    return kind(
+        pair.embedding_net.parameters(),
+        lr=spec.schedule.learning_rate,
+        weight_decay=spec.schedule.weight_decay,
+    )
+
+
+def _pick_device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise DeviceError(
+            "cuda was asked for, but torch finds none: use --device cpu, "
+            "or install a CUDA build of torch"
+        )
+    if name not in ("cpu", "cuda"):
+        raise DeviceError(f"device is {name}: expected auto, cpu or cuda")
+    return torch.device(name)
+
+
+def _pick_precision(spec: Spec, device: torch.device) -> torch.dtype:
+    """Resolve `auto` to what is fast here: bfloat16 where the hardware multiplies it."""
+    if spec.schedule.precision != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[spec.schedule.precision]
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = torch.cpu._is_avx512_bf16_supported()  # noqa: SLF001 - torch has no public question
+    return torch.bfloat16 if fast else torch.float32
+
+
+def _with_channels(spec: Spec, samples: Sequence[Sample]) -> Spec:
+    """Write the count of channels of the images into the spec, or refuse another."""
+    channels = len(samples[0].image)
+    if spec.net.in_channels not in (None, channels):
+        raise SettingError(
+            f"net.in_channels is {spec.net.in_channels}: the images have {channels}; leave it out"
+        )
+    net = spec.net.model_copy(update={"in_channels": channels})
+    return spec.model_copy(update={"net": net})
+
+
+def _save_whole(path: Path, state: dict[str, Any]) -> None:
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        with temporary.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _mix(seed: int, step: int) -> int:
+    return (seed * 1_000_003 + step) % 2**63
+
+
+def _short(value: float | str) -> float | str:
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def _number(text: str) -> float | int | str:
+    if not text:
+        return text
+    return int(text) if text.isdigit() else float(text)

@@ -1,0 +1,307 @@
+"""The SPOCO loss: six terms on embeddings, and one for the foreground head.
+
+Labels come in three states: `UNLABELED` (-1: an instance or background, nobody said which),
+`BACKGROUND` (0) and instance ids from 1. With E the embedding dimension, p pixels, and
+mu_k the mean embedding of cluster k (its gradient flows):
+
+    pull            a pixel within delta_var of its own mean costs nothing
+    push            two means further than 2 delta_dist apart cost nothing
+    norm            keeps the means near the origin
+    unlabeled push  an unlabeled pixel stays delta_dist away from every instance mean
+    instance        soft mask of each instance against its true mask, by Dice
+    consistency     soft masks of f and g around the same unlabeled anchors, by Dice
+
+Clusters of pull and push are the instances and, where it was labelled, the background; the
+unlabeled pixels are no cluster (Wolny et al. 2022, eq. 1-6).
+
+Memory: means are index-adds, distances come from one matrix product, and instances are taken
+in chunks that are computed again in the backward pass, so nothing of the size
+pixels x instances x E ever exists and at most pixels x chunk is alive at once.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from spoco_zoo.spec import LossSettings
+from spoco_zoo.training.net import NetOutput
+
+UNLABELED = -1
+BACKGROUND = 0
+
+_CHUNK = 32  # instances whose soft masks are alive at once
+_TINY = 1e-6
+
+
+class LossTerms(NamedTuple):
+    """The unweighted terms, each a scalar averaged over the batch, and their weighted sum."""
+
+    pull: Tensor
+    push: Tensor
+    norm: Tensor
+    unlabeled_push: Tensor
+    instance: Tensor
+    consistency: Tensor
+    foreground: Tensor
+    total: Tensor
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """What one labelled image says of its embedding, with the pixels on one axis.
+
+    `index` numbers every pixel's cluster in the order of `ids`, which are the sorted labels
+    that occur, UNLABELED and BACKGROUND among them.
+    """
+
+    embedding: Tensor  # (p, e)
+    ids: Tensor  # (k)
+    index: Tensor  # (p)
+    counts: Tensor  # (k)
+    means: Tensor  # (k, e)
+
+    @property
+    def known(self) -> Tensor:
+        """Positions in `ids` that pull and push act on."""
+        return torch.nonzero(self.ids != UNLABELED)[:, 0]
+
+    @property
+    def instances(self) -> Tensor:
+        """Positions in `ids` of instances."""
+        return torch.nonzero(self.ids > BACKGROUND)[:, 0]
+
+
+def find_clusters(embedding: Float[Tensor, "e *space"], labels: Int[Tensor, "*space"]) -> Clusters:
+    """Collect the clusters of one image and their mean embeddings."""
+    pixels = embedding.flatten(1).T
+    ids, index, counts = torch.unique(labels.flatten(), return_inverse=True, return_counts=True)
+    sums = pixels.new_zeros(len(ids), pixels.shape[1]).index_add(0, index, pixels)
+    return Clusters(pixels, ids, index, counts, sums / counts[:, None])
+
+
+def pull(clusters: Clusters, delta_var: float) -> Tensor:
+    """Mean over clusters of the hinged squared distance to the own mean (eq. 1)."""
+    known = clusters.known
+    if not len(known):
+        return clusters.embedding.sum() * 0.0
+    offset = clusters.embedding - clusters.means[clusters.index]
+    # the gradient of vector_norm at zero is zero, that of a square root is not
+    hinge = torch.relu(torch.linalg.vector_norm(offset, dim=1) - delta_var).square()
+    per_cluster = torch.zeros_like(clusters.means[:, 0]).index_add(0, clusters.index, hinge)
+    return (per_cluster / clusters.counts)[known].mean()
+
+
+def push(clusters: Clusters, delta_dist: float) -> Tensor:
+    """Mean over ordered pairs of clusters of the hinged squared distance of means (eq. 2)."""
+    means = clusters.means[clusters.known]
+    if len(means) < 2:
+        return clusters.embedding.sum() * 0.0
+    first, second = torch.triu_indices(len(means), len(means), 1, device=means.device)
+    distance = torch.linalg.vector_norm(means[first] - means[second], dim=1)
+    return torch.relu(2 * delta_dist - distance).square().mean()
+
+
+def norm(clusters: Clusters) -> Tensor:
+    """Mean length of all means, that of the unlabeled pixels too (eq. 3)."""
+    return torch.linalg.vector_norm(clusters.means, dim=1).mean()
+
+
+def unlabeled_push(clusters: Clusters, delta_dist: float) -> Tensor:
+    """Mean hinged squared distance of unlabeled pixels to each instance mean (eq. 5)."""
+    unlabeled = clusters.embedding[clusters.ids[clusters.index] == UNLABELED]
+    anchors = clusters.means[clusters.instances]
+    if not len(unlabeled) or not len(anchors):
+        return clusters.embedding.sum() * 0.0
+
+    def hinges(pixels: Tensor, chunk: Tensor) -> Tensor:
+        distance = _squared_distances(chunk, pixels).clamp_min(_TINY**2).sqrt()
+        return torch.relu(delta_dist - distance).square().mean(dim=1)
+
+    return torch.cat([_recomputed(hinges, unlabeled, c) for c in anchors.split(_CHUNK)]).mean()
+
+
+def instance(
+    clusters: Clusters,
+    two_sigma_squared: float,
+    reduction: Literal["per_instance", "joint"] = "per_instance",
+) -> Tensor:
+    """Dice loss between the soft mask around each instance's mean and its true mask (eq. 4).
+
+    `per_instance` is the mean of one Dice per instance, so that small ones count; `joint` is
+    one Dice over all of them, as the published code computes it.
+    """
+    positions = clusters.instances
+    if not len(positions):
+        return clusters.embedding.sum() * 0.0
+
+    def sums(pixels: Tensor, anchors: Tensor, chunk: Tensor) -> Tensor:
+        soft = torch.exp(-_squared_distances(anchors, pixels) / two_sigma_squared)
+        inside = clusters.index == chunk[:, None]
+        return torch.stack([(soft * inside).sum(dim=1), soft.square().sum(dim=1)])
+
+    anchors = clusters.means[positions]
+    parts = [
+        _recomputed(sums, clusters.embedding, a, p)
+        for a, p in zip(anchors.split(_CHUNK), positions.split(_CHUNK), strict=True)
+    ]
+    shared, soft_squared = torch.cat(parts, dim=1)
+    return _dice_loss(shared, soft_squared, clusters.counts[positions], reduction)
+
+
+def consistency(
+    pair: tuple[Float[Tensor, "e *space"], Float[Tensor, "e *space"]],
+    labels: Int[Tensor, "*space"],
+    settings: LossSettings,
+    generator: torch.Generator,
+) -> Tensor:
+    """Dice loss between the soft masks of f and g around unlabeled anchors (eq. 6).
+
+    Anchors are drawn from the unlabeled pixels that no earlier anchor covers in either space,
+    until these are fewer than `volume_ratio` of the image or `max_anchors` are drawn.
+    No gradient reaches g.
+    """
+    f, g = pair[0].flatten(1).T, pair[1].detach().flatten(1).T
+    chosen = _draw_anchors(f.detach(), g, labels.flatten() == UNLABELED, settings, generator)
+    if not len(chosen):
+        return f.sum() * 0.0
+    width = settings.two_sigma_squared
+
+    def sums(pixels: Tensor, anchors_f: Tensor, anchors_g: Tensor) -> Tensor:
+        soft_f = torch.exp(-_squared_distances(anchors_f, pixels) / width)
+        soft_g = torch.exp(-_squared_distances(anchors_g, g) / width)
+        return torch.stack(
+            [(soft_f * soft_g).sum(1), soft_f.square().sum(1), soft_g.square().sum(1)]
+        )
+
+    shared, squared_f, squared_g = _recomputed(sums, f, f[chosen], g[chosen])
+    return _dice_loss(shared, squared_f, squared_g, settings.dice)
+
+
+def foreground(logit: Float[Tensor, "1 *space"], labels: Int[Tensor, "*space"]) -> Tensor:
+    """Cross-entropy and Dice of the foreground head, on pixels whose state is known.
+
+    Without labelled background every known pixel is an instance and the answer would be
+    "everywhere": the term is then zero.
+    """
+    known = labels != UNLABELED
+    truth = (labels > BACKGROUND)[known].to(logit.dtype)
+    if not known.any() or bool((labels[known] != BACKGROUND).all()):
+        return logit.sum() * 0.0
+    values = logit[0][known]
+    probability = torch.sigmoid(values)
+    dice = _dice_loss(
+        (probability * truth).sum()[None],
+        probability.square().sum()[None],
+        truth.sum()[None],
+        "joint",
+    )
+    # an image without any instance has no Dice
+    return F.binary_cross_entropy_with_logits(values, truth) + dice * truth.any()
+
+
+def spoco_loss(
+    output: NetOutput,
+    momentum_embedding: Float[Tensor, "b e *space"] | None,
+    labels: Int[Tensor, "b *space"],
+    settings: LossSettings,
+    generator: torch.Generator,
+) -> LossTerms:
+    """Evaluate all terms of a batch in float32; each is the mean over its images.
+
+    Args:
+        output: What f says of the first view.
+        momentum_embedding: What g says of the second view; None leaves consistency out.
+        labels: UNLABELED, BACKGROUND or an instance id, in the geometry of both views.
+        settings: Margins and weights.
+        generator: Draws the anchors of the consistency term.
+    """
+    embedding = output.embedding.float()
+    rows = []
+    for number, image_labels in enumerate(labels):
+        clusters = find_clusters(embedding[number], image_labels)
+        nothing = embedding.new_zeros(())
+        logit = None if output.foreground is None else output.foreground[number].float()
+        rows.append(
+            [
+                pull(clusters, settings.delta_var),
+                push(clusters, settings.delta_dist),
+                norm(clusters),
+                unlabeled_push(clusters, settings.delta_dist),
+                instance(clusters, settings.two_sigma_squared, settings.dice),
+                nothing
+                if momentum_embedding is None
+                else consistency(
+                    (embedding[number], momentum_embedding[number].float()),
+                    image_labels,
+                    settings,
+                    generator,
+                ),
+                nothing if logit is None else foreground(logit, image_labels),
+            ]
+        )
+    terms = torch.stack([torch.stack(row) for row in rows]).mean(dim=0)
+    weights = terms.new_tensor(settings.weights)
+    return LossTerms(*terms, total=(terms * weights).sum())
+
+
+def _draw_anchors(
+    f: Tensor,
+    g: Tensor,
+    unlabeled: Tensor,
+    settings: LossSettings,
+    generator: torch.Generator,
+) -> Tensor:
+    """Pick pixel numbers of anchors until nearly no unlabeled pixel is left uncovered."""
+    chosen: list[Tensor] = []
+    rest = unlabeled.clone()
+    enough = settings.volume_ratio * len(rest)
+    squared = settings.delta_var**2
+    with torch.no_grad():
+        for _ in range(settings.max_anchors):
+            candidates = torch.nonzero(rest)[:, 0]
+            if len(candidates) < enough or not len(candidates):
+                break
+            draw = torch.rand((), generator=generator).item()  # the same on every device
+            pixel = candidates[min(int(draw * len(candidates)), len(candidates) - 1)]
+            chosen.append(pixel)
+            for embedding in (f, g):
+                rest &= (embedding - embedding[pixel]).square().sum(dim=1) >= squared
+            rest[pixel] = False
+    return torch.stack(chosen) if chosen else torch.empty(0, dtype=torch.long, device=f.device)
+
+
+def _squared_distances(anchors: Tensor, pixels: Tensor) -> Tensor:  # (a, e), (p, e) -> (a, p)
+    """Squared distances by one matrix product, around a common centre for precision."""
+    centre = anchors.detach().mean(dim=0)
+    a, p = anchors - centre, pixels - centre
+    lengths = a.square().sum(dim=1)[:, None] + p.square().sum(dim=1)
+    return (lengths - 2 * a @ p.T).clamp_min(0.0)
+
+
+def _dice_loss(
+    shared: Tensor, first_squared: Tensor, second_squared: Tensor, reduction: str
+) -> Tensor:
+    """1 - 2 sum(st) / (sum(s^2) + sum(t^2)), from its sums, one of each an instance."""
+    both = first_squared + second_squared
+    if reduction == "joint":
+        return 1.0 - 2.0 * shared.sum() / both.sum().clamp_min(_TINY)
+    return (1.0 - 2.0 * shared / both.clamp_min(_TINY)).mean()
+
+
+def _recomputed(function, *arguments: Tensor) -> Tensor:  # type: ignore[no-untyped-def]  # noqa: ANN001
+    """Call a function whose intermediate results are computed again in the backward pass."""
+    result: Tensor = checkpoint(function, *arguments, use_reentrant=False)
+    return result
+
+
+def iterate_terms(terms: LossTerms) -> Iterator[tuple[str, float]]:
+    """Yield name and value of every term, for logs."""
+    for name, value in zip(terms._fields, terms, strict=True):
+        yield name, float(value.detach())
+

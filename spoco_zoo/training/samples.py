@@ -1,0 +1,285 @@
+"""Batches for training: crops with sparse labels, two views of each.
+
+A folder `DIR/{train,val}/{images,labels}` is read once; each image is normalised as a whole and
+its labels brought to the three states of the loss, so that no crop can turn an instance into
+background. What a batch holds depends on the seed and the number of the step alone: a resumed
+run sees what an uninterrupted one sees, whatever the count of workers.
+
+    image ─ crop ─ geometry ─┬─ intensity ─ view of f
+                             └─ intensity ─ view of g
+    labels ─ crop ─ geometry ─── labels of both
+
+Augmentation itself is batchgeneratorsv2's.
+"""
+
+import math
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, Integer
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from spoco_zoo.errors import ImageError
+from spoco_zoo.images import pair_files, read_image, read_labels, stem_of
+from spoco_zoo.normalization import fit_affine
+from spoco_zoo.spec import AugmentationSettings, DataSettings, LabelZero, ScheduleSettings, Spec
+from spoco_zoo.training.loss import BACKGROUND, UNLABELED
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One image, normalised, with its labels in three states."""
+
+    name: str
+    image: Float[np.ndarray, "c *space"]
+    labels: Int[np.ndarray, "*space"]
+    kept: tuple[int, ...]  # ids of the instances that stay, as in the file
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Two views of the same crops, and the labels of both."""
+
+    view_f: Tensor  # (b, c, *space)
+    view_g: Tensor  # (b, c, *space)
+    labels: Tensor  # (b, *space)
+
+    def pin_memory(self) -> "Batch":
+        """Move to page-locked memory, which the loader asks for on CUDA."""
+        return Batch(self.view_f.pin_memory(), self.view_g.pin_memory(), self.labels.pin_memory())
+
+
+def choose_instances(
+    labels: Integer[np.ndarray, "*space"], ratio: float, seed: int, name: str
+) -> tuple[int, ...]:
+    """Pick the instances of one image that stay labelled.
+
+    The ids are shuffled by the seed and the image's name and the first are kept, so a larger
+    ratio contains a smaller one. Half counts round up, and an image with instances keeps one.
+    """
+    ids = np.unique(labels[labels > 0])
+    random = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    shuffled = random.permutation(ids)
+    count = max(math.floor(ratio * len(ids) + 0.5), 1) if len(ids) else 0
+    return tuple(sorted(int(i) for i in shuffled[:count]))
+
+
+def to_states(
+    labels: Integer[np.ndarray, "*space"], kept: Sequence[int], label_zero: LabelZero
+) -> Int[np.ndarray, "*space"]:
+    """Bring labels of a file to the states of the loss: what is not kept is UNLABELED."""
+    zero = BACKGROUND if label_zero == "background" else UNLABELED
+    ids = np.unique(labels)
+    # ids may be large and sparse: number the kept ones 1..n
+    numbers = {i: n for n, i in enumerate(sorted(kept), start=1)} | {0: zero}
+    states = np.array([numbers.get(int(i), UNLABELED) for i in ids], dtype=np.int64)
+    return states[np.searchsorted(ids, labels)]
+
+
+def read_samples(folder: Path, data: DataSettings, n_axes: int, *, thin: bool) -> list[Sample]:
+    """Read `folder/{images,labels}`.
+
+    Args:
+        folder: A split, such as DIR/train.
+        data: What the files mean.
+        n_axes: Space axes of the network.
+        thin: Keep only `instance_ratio` of the instances; validation keeps them all.
+
+    Raises:
+        ImageError: Files are missing, unreadable, without partner or of different shape.
+    """
+    for part in ("images", "labels"):
+        if not (folder / part).is_dir():
+            raise ImageError(
+                f"{folder / part}: no such folder: expected "
+                f"{folder.name}/images and {folder.name}/labels with files of equal names"
+            )
+    samples: list[Sample] = []
+    for image_path, label_path in pair_files(folder / "images", folder / "labels"):
+        image, labels = read_image(image_path, n_axes), read_labels(label_path)
+        if image.space != labels.shape:
+            raise ImageError(
+                f"{label_path}: labels have shape {labels.shape}, the image has {image.space}: "
+                "both must show the same pixels"
+            )
+        if len(image.space) != n_axes:
+            raise ImageError(
+                f"{image_path}: image has {len(image.space)} space axes: expected {n_axes}; "
+                "set net.dimensions in the spec"
+            )
+        if samples and len(image.pixels) != len(samples[0].image):
+            raise ImageError(
+                f"{image_path}: image has {len(image.pixels)} channels, "
+                f"{samples[0].name} has {len(samples[0].image)}: all images must have as many"
+            )
+        name = stem_of(image_path)
+        ratio = data.instance_ratio if thin else 1.0
+        kept = choose_instances(labels, ratio, data.instance_seed, name)
+        zero = data.label_zero if thin else data.validation_label_zero or data.label_zero
+        affine = fit_affine(image.pixels, data.normalization)
+        states = to_states(labels, kept, zero)
+        samples.append(Sample(name, affine.apply(image.pixels), states, kept))
+    if thin and not any(sample.kept for sample in samples):
+        raise ImageError(f"{folder / 'labels'}: no instance is labelled: label some and try again")
+    return samples
+
+
+class SparseSamples(Dataset[Batch]):
+    """All batches of a training run, by the number of the step."""
+
+    def __init__(self, samples: Sequence[Sample], spec: Spec) -> None:
+        self.samples = samples
+        self.schedule: ScheduleSettings = spec.schedule
+        self.geometry = _geometry(spec.augmentation, spec.schedule.crop)
+        self.intensity = _intensity(spec.augmentation)
+        # large images count more, but a few of them must not push out all small ones
+        area = np.array([sample.labels.size for sample in samples], dtype=float)
+        crops = np.maximum(area / math.prod(spec.schedule.crop), 1.0)
+        self.chances = np.sqrt(crops) / np.sqrt(crops).sum()
+        self.places = [np.flatnonzero(sample.labels > BACKGROUND) for sample in samples]
+
+    def __len__(self) -> int:
+        return self.schedule.steps
+
+    def __getitem__(self, step: int) -> Batch:
+        """Make the batch of one step."""
+        crops = [self._crop(step, number) for number in range(self.schedule.batch_size)]
+        first, second, labels = zip(*crops, strict=True)
+        return Batch(torch.stack(first), torch.stack(second), torch.stack(labels))
+
+    def _crop(self, step: int, number: int) -> tuple[Tensor, Tensor, Tensor]:
+        random = np.random.default_rng([self.schedule.seed, step, number])
+        chosen = int(random.choice(len(self.samples), p=self.chances))
+        image, labels = self._window(chosen, random)
+        with _seeded(int(random.integers(2**31))):
+            # 0 is what the geometry fills in from outside, so it must mean unlabeled
+            moved = self.geometry(image=image, segmentation=labels[None] - UNLABELED)
+            states = _renumber(moved["segmentation"][0].long() + UNLABELED)
+            crop = moved["image"]
+            view_f = self.intensity(image=crop.clone())["image"]
+            view_g = self.intensity(image=crop.clone())["image"]
+        return view_f.contiguous(), view_g.contiguous(), states
+
+    def _window(self, chosen: int, random: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Cut a piece around the place of a crop, large enough to turn and shrink in.
+
+        Beyond the edge of the image the pixels are mirrored and nothing is labelled: a
+        mirrored instance would be two with one id.
+        """
+        sample, crop = self.samples[chosen], self.schedule.crop
+        shape, places = sample.labels.shape, self.places[chosen]
+        aimed = len(places) and random.random() < self.schedule.instance_crop_ratio
+        if aimed:
+            place = np.unravel_index(places[random.integers(len(places))], shape)
+            jitter = [random.integers(-size // 3, size // 3 + 1) for size in crop]
+            center = [int(p) + int(j) for p, j in zip(place, jitter, strict=True)]
+        else:
+            center = [int(random.integers(n)) for n in shape]
+        image, labels = sample.image, sample.labels
+        for axis, (middle, size, n) in enumerate(zip(center, crop, shape, strict=True)):
+            # the crop stays inside where the image is large enough
+            middle = min(max(middle, size // 2), max(n - size // 2, size // 2))  # noqa: PLW2901
+            middle = middle if n >= size else n // 2  # noqa: PLW2901
+            start = middle - size
+            indices = np.arange(start, start + 2 * size)
+            image = image.take(_mirror(indices, n), axis=axis + 1)
+            labels = labels.take(_mirror(indices, n), axis=axis)
+            outside = (indices < 0) | (indices >= n)
+            labels[(slice(None),) * axis + (outside,)] = UNLABELED
+        return torch.from_numpy(image), torch.from_numpy(labels)
+
+
+def _mirror(indices: np.ndarray, size: int) -> np.ndarray:
+    """Reflect indices at the first and last pixel."""
+    period = max(2 * (size - 1), 1)
+    folded = np.abs(indices) % period
+    return np.minimum(folded, period - folded) if size > 1 else np.zeros_like(indices)
+
+
+def _renumber(states: Tensor) -> Tensor:
+    """Close the gaps in the ids of a crop; UNLABELED and BACKGROUND stay what they are."""
+    ids, inverse = torch.unique(states, return_inverse=True)
+    numbers = torch.cumsum(ids > BACKGROUND, dim=0)
+    result: Tensor = torch.where(ids > BACKGROUND, numbers, ids)[inverse]
+    return result
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed the global generators that the library draws from, and put them back after."""
+    numpy_state, torch_state = np.random.get_state(), torch.get_rng_state()
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    try:
+        yield
+    finally:
+        np.random.set_state(numpy_state)
+        torch.set_rng_state(torch_state)
+
+
+def _geometry(settings: AugmentationSettings, crop: Sequence[int]) -> Any:  # noqa: ANN401
+    from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
+    from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
+    from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+
+    angle = math.radians(settings.rotation_degrees)
+    axes = tuple(range(len(crop)))
+    spatial = SpatialTransform(
+        tuple(crop),
+        patch_center_dist_from_border=0,
+        random_crop=False,
+        p_elastic_deform=settings.elastic_ratio,
+        elastic_deform_scale=(0.1, 0.3),
+        elastic_deform_magnitude=(0.0, 4.0),
+        p_rotation=0.7 if angle else 0.0,
+        # a volume turns in its image plane only: z has another pixel size
+        rotation=(lambda *_, dim, **__: 0.0 if dim else float(np.random.uniform(-angle, angle)))
+        if len(crop) == 3
+        else (-angle, angle),
+        p_scaling=0.7,
+        scaling=settings.scaling,
+        p_synchronize_scaling_across_axes=0.8,
+        mode_seg="nearest",
+        padding_mode_image="reflection",
+    )
+    flips = [MirrorTransform(allowed_axes=axes)] if settings.flips else []
+    return ComposeTransforms([spatial, *flips])
+
+
+def _intensity(settings: AugmentationSettings) -> Any:  # noqa: ANN401 - the library is untyped
+    from batchgeneratorsv2.transforms.intensity.brightness import (
+        MultiplicativeBrightnessTransform,
+    )
+    from batchgeneratorsv2.transforms.intensity.contrast import BGContrast, ContrastTransform
+    from batchgeneratorsv2.transforms.intensity.gamma import GammaTransform
+    from batchgeneratorsv2.transforms.intensity.gaussian_noise import GaussianNoiseTransform
+    from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
+    from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+    from batchgeneratorsv2.transforms.utils.random import RandomTransform
+
+    changes = [
+        GaussianNoiseTransform((0.0, settings.noise_variance), synchronize_channels=True),
+        GaussianBlurTransform(settings.blur_sigma, synchronize_channels=True),
+        MultiplicativeBrightnessTransform(
+            BGContrast(settings.brightness), synchronize_channels=False
+        ),
+        ContrastTransform(
+            BGContrast(settings.contrast), preserve_range=True, synchronize_channels=False
+        ),
+        GammaTransform(
+            BGContrast(settings.gamma),
+            p_invert_image=0.0,
+            synchronize_channels=False,
+            p_per_channel=1.0,
+            p_retain_stats=1.0,
+        ),
+    ]
+    return ComposeTransforms([RandomTransform(c, settings.intensity_ratio) for c in changes])
+
