@@ -16,6 +16,7 @@ Nothing here knows of tiles or files, and nothing is random but the anchors of t
 test, which are drawn from a seed.
 """
 
+from itertools import pairwise
 from typing import Annotated, Literal
 
 import numpy as np
@@ -139,7 +140,9 @@ def find_foreground(
                     f"foreground prototype has {len(center)} numbers, the embedding has "
                     f"{len(embedding)}: both must be the same network's"
                 )
-            offset = embedding - np.asarray(center, np.float32).reshape(-1, *[1] * (embedding.ndim - 1))
+            offset = embedding - np.asarray(center, np.float32).reshape(
+                -1, *[1] * (embedding.ndim - 1)
+            )
             return np.asarray((offset * offset).sum(axis=0) > radius * radius)
         case Everywhere():
             return np.ones(embedding.shape[1:], dtype=bool)
@@ -157,7 +160,8 @@ def cluster(
         SettingError: Consistency clustering without the embedding of the momentum net, or an
             embedding that is not finite.
     """
-    if not np.isfinite(embedding).all():
+    given = (embedding,) if momentum_embedding is None else (embedding, momentum_embedding)
+    if not all(np.isfinite(e).all() for e in given):
         raise SettingError(
             "the embedding holds NaN or infinity: expected finite numbers; "
             "the image or the network is damaged"
@@ -174,7 +178,7 @@ def cluster(
                     "this package has none: use mean_shift or hdbscan"
                 )
             found = _per_piece(embedding, foreground, recipe.min_size, settings.bandwidth)
-            found = _keep_consistent(found, momentum_embedding, settings)
+            found = _keep_consistent(found, foreground, momentum_embedding, settings)
             # what f and g disagree on is dropped for good: it is nobody's neighbour
             foreground = foreground & (found > 0)
     found = remove_small(split_disconnected(found), recipe.min_size)
@@ -200,9 +204,9 @@ def mean_shift(
         The modes, the most crowded first, and the mode of every point, -1 for none.
     """
     squared = np.float32(bandwidth * bandwidth)
-    points = points.astype(np.float32, copy=False)
-    centre = points.mean(axis=0)
-    if ((points - centre) ** 2).sum(axis=1).max() <= squared:
+    centre = points.mean(axis=0, dtype=np.float64).astype(np.float32)
+    points = points.astype(np.float32, copy=False) - centre  # far from 0, distances lose digits
+    if (points * points).sum(axis=1).max() <= squared:
         return centre[None], np.zeros(len(points), np.intp)
     step = -(-len(points) // _MOST_MODE_POINTS)
     sample = np.ascontiguousarray(points[::step])
@@ -221,12 +225,10 @@ def mean_shift(
         uncovered[candidates[near.any(axis=0)]] = False
     crowded = crowds * step >= min_crowd
     modes = modes[crowded] if crowded.any() else modes[:1]
-    return modes, _nearest_mode(points, modes, squared)
+    return modes + centre, _nearest_mode(points, modes, squared)
 
 
-def _nearest_mode(
-    points: Points, modes: Points, squared: np.float32
-) -> Int[np.ndarray, " n"]:
+def _nearest_mode(points: Points, modes: Points, squared: np.float32) -> Int[np.ndarray, " n"]:
     nearest = np.empty(len(points), np.intp)
     for start in range(0, len(points), _POINTS_AT_ONCE):
         part = points[start : start + _POINTS_AT_ONCE]
@@ -280,7 +282,7 @@ def _merge_modes(
 def _squared_distances(
     centers: Points, points: Points, lengths: Float[np.ndarray, " n"]
 ) -> Float[np.ndarray, "m n"]:
-    distances = centers @ points.T
+    distances: np.ndarray = centers @ points.T
     distances *= -2
     distances += lengths
     distances += (centers * centers).sum(axis=1)[:, None]
@@ -300,7 +302,7 @@ def _per_piece(
     order = np.argsort(pieces, kind="stable")
     ends = np.cumsum(np.bincount(pieces))
     highest = 0
-    for start, stop in zip(ends[:-1], ends[1:], strict=True):
+    for start, stop in pairwise(ends):
         pixels = order[start:stop]
         if len(pixels) < min_size:
             continue
@@ -322,21 +324,23 @@ def _hdbscan(
 
     labels = np.zeros(foreground.shape, np.uint32)
     points = embedding[:, foreground].T.astype(np.float64)
-    step = -(-len(points) // _MOST_POINTS)
-    smallest = max(min_size // max(step, 1), 2)
-    if len(points) <= smallest:
+    if not len(points):
         return labels
+    step = -(-len(points) // _MOST_POINTS)
     sample = points[::step]
-    method = hdbscan.HDBSCAN(
-        min_cluster_size=smallest,
-        min_samples=settings.min_samples,
-        cluster_selection_epsilon=settings.epsilon,
-        core_dist_n_jobs=1,
-    )
+    smallest = max(min_size // step, 2)
     # one compact cloud is one instance; HDBSCAN by itself would call it noise
-    radius = np.linalg.norm(sample - sample.mean(axis=0), axis=1).max()
-    compact = radius <= settings.epsilon
-    found = np.zeros(len(sample), np.intp) if compact else method.fit_predict(sample)
+    if np.linalg.norm(sample - sample.mean(axis=0), axis=1).max() <= settings.epsilon:
+        found = np.zeros(len(sample), np.intp)
+    elif len(sample) <= smallest:
+        found = np.full(len(sample), -1)
+    else:
+        found = hdbscan.HDBSCAN(
+            min_cluster_size=smallest,
+            min_samples=settings.min_samples,
+            cluster_selection_epsilon=settings.epsilon,
+            core_dist_n_jobs=1,
+        ).fit_predict(sample)
     if step > 1:
         found = _nearest_mean(points, sample, found)
     labels[foreground] = found + 1
@@ -361,31 +365,51 @@ def _nearest_mean(points: np.ndarray, sample: np.ndarray, found: np.ndarray) -> 
 
 
 def _keep_consistent(
-    labels: Labels, momentum_embedding: Float[np.ndarray, "e *space"], settings: Consistency
+    labels: Labels,
+    foreground: Bool[np.ndarray, "*space"],
+    momentum_embedding: Float[np.ndarray, "e *space"],
+    settings: Consistency,
 ) -> Labels:
     """Drop clusters that the momentum net does not find again around their own pixels.
 
     For each cluster, balls of g around some of its pixels are compared with it; it stays if
     their median intersection over union reaches the threshold. The ball is taken in the
-    bounding box of the cluster, grown by its own size: farther pixels may share the embedding
-    without being rivals.
+    piece of foreground and the bounding box of the cluster, grown by its own size: farther
+    pixels may share the embedding without being rivals.
     """
     from scipy import ndimage
 
     random = np.random.default_rng(settings.seed)
     pieces = split_disconnected(labels)
+    regions = find_pieces(foreground)
     kept = labels.copy()
-    squared = settings.bandwidth**2
     for number, box in enumerate(ndimage.find_objects(pieces), start=1):
         grown = tuple(
             slice(max(0, s.start - (s.stop - s.start)), s.stop + (s.stop - s.start)) for s in box
         )
-        inside = (pieces[grown] == number).ravel()
-        g = momentum_embedding[(slice(None), *grown)].reshape(len(momentum_embedding), -1).T
-        picked = random.choice(np.flatnonzero(inside), settings.anchors)
-        balls = _squared_distances(g[picked], g, (g * g).sum(axis=1)) < squared
-        shared = (balls & inside).sum(axis=1)
-        either = (balls | inside).sum(axis=1)
-        if np.median(shared / either) < settings.iou_threshold:
-            kept[pieces == number] = 0
+        inside = pieces[grown] == number
+        rivals = regions[grown] == regions[grown][inside][0]
+        g = momentum_embedding[(slice(None), *grown)][:, rivals].T
+        g = g - g.mean(axis=0)
+        ious = _ball_ious(g, inside[rivals], settings, random)
+        if np.median(ious) < settings.iou_threshold:
+            kept[grown][inside] = 0
     return kept
+
+
+def _ball_ious(
+    points: Points,
+    inside: Bool[np.ndarray, " n"],
+    settings: Consistency,
+    random: np.random.Generator,
+) -> Float[np.ndarray, " a"]:
+    """Intersection over union of a cluster and the balls around some of its points."""
+    anchors = points[random.choice(np.flatnonzero(inside), settings.anchors)]
+    shared, sizes = np.zeros((2, len(anchors)))
+    for start in range(0, len(points), _POINTS_AT_ONCE):
+        part = points[start : start + _POINTS_AT_ONCE]
+        balls = _squared_distances(anchors, part, (part * part).sum(axis=1))
+        balls = balls < settings.bandwidth**2
+        sizes += balls.sum(axis=1)
+        shared += balls[:, inside[start : start + _POINTS_AT_ONCE]].sum(axis=1)
+    return np.asarray(shared / (sizes + inside.sum() - shared))

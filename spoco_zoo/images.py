@@ -82,8 +82,12 @@ def read_labels(path: Path) -> UInt32[np.ndarray, "*space"]:
         ImageError: As `read_image`; also for labels that are fractional, negative or in colour.
     """
     values, axes, _ = _read_array(Path(path))
-    values = _drop_single_axes(values, axes)
-    if values.ndim not in (2, 3) or (values.ndim == 3 and values.shape[-1] in (3, 4)):
+    values, names = _drop_single_axes(values, axes)
+    if names is None:
+        is_colour = values.ndim == 3 and values.shape[-1] in (3, 4)
+    else:
+        is_colour = "S" in names
+    if values.ndim not in (2, 3) or is_colour:
         raise ImageError(
             f"{path}: label shape is {values.shape}: expected (y, x) or (z, y, x) with one "
             "integer a pixel; a colour picture holds no labels"
@@ -129,10 +133,12 @@ def write_labels(
     16 bit when every id fits, else 32 bit. The file appears whole or not at all.
 
     Raises:
-        ImageError: The file exists and may not be overwritten, or cannot be written.
+        ImageError: The labels are no label image, or the file exists and may not be overwritten,
+            or cannot be written.
     """
     import tifffile
 
+    labels = check_labels(labels, str(path))
     kind = np.uint16 if labels.size == 0 or labels.max() < 2**16 else np.uint32
     axes = "ZYX"[-labels.ndim :]
     metadata: dict[str, Any] = {"axes": axes}
@@ -160,6 +166,7 @@ def write_labels(
             np.ascontiguousarray(labels, dtype=kind),
             imagej=is_imagej,
             ome=not is_imagej,
+            photometric="minisblack",  # else 3 or 4 pixels along x are taken for colours
             compression="zlib",
             resolution=resolution,
             metadata=metadata,
@@ -181,7 +188,8 @@ def write_whole(path: Path, write: Callable[[BinaryIO], None], *, overwrite: boo
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
         temporary = Path(name)
-        with os.fdopen(handle, "w+b") as file:
+        os.close(handle)
+        with temporary.open("w+b") as file:  # by its name, which tifffile asks for
             write(file)
             file.flush()
             os.fsync(file.fileno())
@@ -221,27 +229,25 @@ def find_images(inputs: Iterable[Path | str]) -> list[Path]:
     for entry in inputs:
         path = Path(entry)
         if path.is_dir():
-            matches = sorted(
-                p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file()
-                and not p.name.startswith(".")
-            )
+            matches = sorted(p for p in path.iterdir() if _is_image(p))
         elif path.exists() or not re.search(r"[*?\[]", str(entry)):
             matches = [path]
         else:
-            matches = sorted(Path(p) for p in glob.glob(str(entry), recursive=True))
+            everything = map(Path, glob.glob(str(entry), recursive=True))
+            matches = sorted(p for p in everything if _is_image(p))
         if not matches:
             raise ImageError(
                 f"{entry}: no image found: expected files ending in {', '.join(SUFFIXES)}"
             )
-        found.extend(path for path in matches if path not in found)
-    return found
+        found.extend(matches)
+    return list(dict.fromkeys(found))
 
 
 def pair_files(left: Path, right: Path) -> list[tuple[Path, Path]]:
     """Pair two files, or the files of two folders that have the same name before the suffix.
 
     Raises:
-        ImageError: A file of either folder has no partner.
+        ImageError: A file of either folder has no partner, or a rival of the same name.
     """
     left, right = Path(left), Path(right)
     for path in (left, right):
@@ -253,8 +259,7 @@ def pair_files(left: Path, right: Path) -> list[tuple[Path, Path]]:
         raise ImageError(
             f"{left} and {right}: one is a folder and one is a file: give two of a kind"
         )
-    first = {stem_of(path): path for path in find_images([left])}
-    second = {stem_of(path): path for path in find_images([right])}
+    first, second = _by_stem(left), _by_stem(right)
     for mine, other, folder in ((first, second, right), (second, first, left)):
         lonely = sorted(set(mine) - set(other))
         if lonely:
@@ -269,6 +274,22 @@ def pair_files(left: Path, right: Path) -> list[tuple[Path, Path]]:
 def stem_of(path: Path) -> str:
     """Name of a file without its suffix, `.ome.tif` counting as one."""
     return re.sub(r"(\.ome)?\.[^.]+$", "", path.name, flags=re.IGNORECASE)
+
+
+def _is_image(path: Path) -> bool:
+    is_visible = not path.name.startswith(".")
+    return is_visible and path.suffix.lower() in SUFFIXES and path.is_file()
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in find_images([folder]):
+        rival = found.setdefault(stem_of(path), path)
+        if rival != path:
+            raise ImageError(
+                f"{folder}: holds both {rival.name} and {path.name}: keep one file per name"
+            )
+    return found
 
 
 def _umask() -> int:
@@ -289,8 +310,9 @@ def _read_array(path: Path) -> tuple[np.ndarray, str | None, tuple[float, ...] |
             case ".png":
                 return _read_png(path)
             case ".npy":
-                return np.load(path, allow_pickle=False), None, None
-    except (OSError, ValueError, KeyError, IndexError, TypeError, SyntaxError, EOFError) as error:
+                with path.open("rb") as file:
+                    return np.lib.format.read_array(file, allow_pickle=False), None, None
+    except Exception as error:  # a damaged file can make a decoder raise anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ImageError(
             f"{path}: cannot be read as {suffix[1:].upper()} ({reason}): "
@@ -306,9 +328,8 @@ def _read_png(path: Path) -> tuple[np.ndarray, str | None, tuple[float, ...] | N
     from PIL import Image as PillowImage
 
     with PillowImage.open(path) as picture:
-        if picture.mode in ("P", "1", "LA", "PA"):  # a palette may hold labels: keep its numbers
-            picture = picture.convert("L") if picture.mode in ("1", "LA") else picture
-        pixels = np.asarray(picture)
+        # a palette is not looked up, since its numbers may be labels
+        pixels = np.asarray(picture.convert("L") if picture.mode in ("1", "LA") else picture)
     return pixels, "YXS"[: pixels.ndim], None
 
 
@@ -347,44 +368,46 @@ def _tiff_scale(file: Any) -> tuple[float, ...] | None:  # noqa: ANN401 - tifffi
         info = file.imagej_metadata or {}
         factor = _IN_UM.get(str(info.get("unit", "")))
         tags = file.pages[0].tags
-        if factor and "XResolution" in tags and "YResolution" in tags:
-            x, y = (
-                tags[f"{axis}Resolution"].value[1] / tags[f"{axis}Resolution"].value[0] * factor
-                for axis in "XY"
-            )
+        names = [f"{axis}Resolution" for axis in "YX"]
+        if factor and all(name in tags and tags[name].value[0] for name in names):
+            y, x = (tags[name].value[1] / tags[name].value[0] * factor for name in names)
             if int(info.get("slices", 1)) > 1:
                 return float(info.get("spacing", 1.0)) * factor, y, x
             return y, x
     return None
 
 
-def _drop_single_axes(pixels: np.ndarray, axes: str | None) -> np.ndarray:
-    """Remove axes of length 1 that are not y or x."""
+def _drop_single_axes(pixels: np.ndarray, axes: str | None) -> tuple[np.ndarray, str | None]:
+    """Remove axes of length 1 that are not y or x, and their names where they have any."""
     if axes is None or len(axes) != pixels.ndim:
         while pixels.ndim > 3 and 1 in pixels.shape:
             pixels = np.squeeze(pixels, axis=pixels.shape.index(1))
-        return pixels
-    single = tuple(
-        n for n, axis in enumerate(axes) if pixels.shape[n] == 1 and axis not in "YX"
-    )
-    return np.squeeze(pixels, axis=single)
+        return pixels, None
+    keep = [n for n, axis in enumerate(axes) if pixels.shape[n] != 1 or axis in "YX"]
+    return pixels.reshape([pixels.shape[n] for n in keep]), "".join(axes[n] for n in keep)
+
+
+def _name_planes(axes: str, shape: tuple[int, ...], n_axes: int | None) -> str:
+    """Give colours, unnamed planes and what ImageJ calls a movie the name of c or z."""
+    names = axes.replace("S", "C").replace("Q", "I")
+    if names.count("I") == 1:  # unnamed planes: a z stack where a volume is expected
+        few = shape[names.index("I")] <= 4 and n_axes != 3
+        if few and "C" not in names:
+            names = names.replace("I", "C")
+        elif n_axes != 2:
+            names = names.replace("I", "Z")
+    if "T" in names and "Z" not in names and n_axes == 3:
+        names = names.replace("T", "Z")  # ImageJ calls many a z stack a movie
+    return names
 
 
 def _channels_first(
     path: Path, pixels: np.ndarray, axes: str | None, n_axes: int | None
 ) -> np.ndarray:
     """Bring the axes to `(c, *space)`, or say why that cannot be done."""
-    if axes is not None and len(axes) == pixels.ndim:
-        keep = [n for n, a in enumerate(axes) if pixels.shape[n] > 1 or a in "YX"]
-        names = "".join(axes[n] for n in keep)
-        pixels = pixels.reshape([pixels.shape[n] for n in keep])
-        names = names.replace("S", "C").replace("Q", "I")
-        if names.count("I") == 1:  # unnamed planes: a z stack where a volume is expected
-            unnamed = n_axes == 3 and "C" in names or n_axes == 3 or n_axes is None
-            few = pixels.shape[names.index("I")] <= 4 and n_axes != 3
-            names = names.replace("I", "C" if few and "C" not in names else "Z" if unnamed else "I")
-        if "T" in names and "Z" not in names and n_axes == 3:
-            names = names.replace("T", "Z")  # ImageJ calls many a z stack a movie
+    pixels, axes = _drop_single_axes(pixels, axes)
+    if axes is not None:
+        names = _name_planes(axes, pixels.shape, n_axes)
         if sorted(names) in (sorted("YX"), sorted("CYX"), sorted("ZYX"), sorted("CZYX")):
             order = [names.index(a) for a in "CZYX" if a in names]
             pixels = pixels.transpose(order)
@@ -393,7 +416,6 @@ def _channels_first(
             f"{path}: axes are {axes} of shape {pixels.shape}: expected y and x, "
             "with z for a volume and at most one channel axis; split a time series into files"
         )
-    pixels = _drop_single_axes(pixels, None)
     if pixels.ndim == 2:
         return pixels[None]
     if pixels.ndim == 3 and n_axes != 3 and min(pixels.shape[0], pixels.shape[-1]) <= 4:

@@ -5,6 +5,7 @@ new array and leaves its argument alone. Stitching of neighbouring blocks is not
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Integer, UInt32
@@ -59,18 +60,19 @@ def fill_from_neighbors(
 
     grown = np.asarray(labels, dtype=np.uint32).copy()
     cross = ndimage.generate_binary_structure(labels.ndim, 1)
-    nobody = np.uint32(np.iinfo(np.uint32).max)
+    nobody = np.iinfo(np.uint32).max
     for _ in range(reach):
         open_pixels = foreground & (grown == 0)
         if not open_pixels.any():
             break
+        # less one, 0 turns into the highest number, and no id, the highest included, equals it
         lowest = ndimage.minimum_filter(
-            np.where(grown == 0, nobody, grown), footprint=cross, mode="constant", cval=nobody
+            grown - np.uint32(1), footprint=cross, mode="constant", cval=nobody
         )
         new = open_pixels & (lowest != nobody)
         if not new.any():
             break
-        grown[new] = lowest[new]
+        grown[new] = lowest[new] + np.uint32(1)
     return grown
 
 
@@ -83,11 +85,12 @@ def count_pixels(labels: Integer[np.ndarray, "*space"]) -> Sequence[int]:
 def _components(values: np.ndarray, *, corners: bool = False) -> Labels:
     import cc3d
 
-    connectivity = {(2, False): 4, (2, True): 8, (3, False): 6, (3, True): 26}[
-        (values.ndim, corners)
-    ]
-    kind = np.uint8 if values.dtype == bool else np.uint32
+    neighbors: dict[tuple[int, bool], Literal[4, 6, 8, 26]]
+    neighbors = {(2, False): 4, (2, True): 8, (3, False): 6, (3, True): 26}
+    kind = np.uint8 if values.dtype == bool else f"u{max(values.dtype.itemsize, 4)}"
     pieces = cc3d.connected_components(
-        np.ascontiguousarray(values, dtype=kind), connectivity=connectivity, out_dtype=np.uint32
+        np.require(values, kind, ["C", "W"]),  # it takes no read-only array
+        connectivity=neighbors[values.ndim, corners],
+        out_dtype=np.uint32,
     )
     return np.asarray(pieces, dtype=np.uint32)

@@ -10,13 +10,13 @@ from typing import Annotated, Literal
 
 import numpy as np
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from spoco_zoo.errors import SettingError
 
 
 class _Operation(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ZeroMeanUnitVariance(_Operation):
@@ -31,7 +31,7 @@ class FixedZeroMeanUnitVariance(_Operation):
 
     id: Literal["fixed_zero_mean_unit_variance"] = "fixed_zero_mean_unit_variance"
     mean: tuple[float, ...]
-    std: tuple[float, ...]
+    std: tuple[Annotated[float, Field(ge=1e-6)], ...]
 
 
 class ScaleLinear(_Operation):
@@ -49,6 +49,15 @@ class ScaleRange(_Operation):
     min_percentile: float = Field(0.0, ge=0, lt=100)
     max_percentile: float = Field(100.0, gt=0, le=100)
     eps: float = Field(1e-6, gt=0, le=0.1)
+
+    @model_validator(mode="after")
+    def _check(self) -> "ScaleRange":
+        if self.min_percentile >= self.max_percentile:
+            raise ValueError(
+                f"min_percentile is {self.min_percentile:g}: "
+                f"expected less than max_percentile, which is {self.max_percentile:g}"
+            )
+        return self
 
 
 Normalization = Annotated[
@@ -69,7 +78,7 @@ class Affine:
         shape = (-1, *[1] * (pixels.ndim - 1))
         # in float64, since 16 bit values minus their mean lose digits in float32
         wide = pixels * self.gain.reshape(shape) + self.offset.reshape(shape)
-        return wide.astype(np.float32)
+        return np.asarray(wide, np.float32)
 
 
 def fit_affine(pixels: np.ndarray, settings: Normalization) -> Affine:
@@ -96,7 +105,7 @@ def fit_affine(pixels: np.ndarray, settings: Normalization) -> Affine:
                 _per_channel(gain, channels, "gain"), _per_channel(offset, channels, "offset")
             )
         case ScaleRange(min_percentile=low, max_percentile=high, eps=eps):
-            bottom, top = np.percentile(pixels, [low, high], axis=axes)
+            bottom, top = np.percentile(pixels, [low, high], axis=axes).astype(np.float64)
             gain = 1 / (top - bottom + eps)
             return Affine(gain, -bottom * gain)
 

@@ -7,8 +7,9 @@ the complete spec, with the defaults written out.
 
 import difflib
 import math
+import reprlib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -54,7 +55,9 @@ class NetSettings(_Settings):
     @model_validator(mode="after")
     def _check(self) -> "NetSettings":
         if min(self.widths) < 1:
-            raise ValueError(f"widths holds {min(self.widths)}: expected at least 1 channel a level")
+            raise ValueError(
+                f"widths holds {min(self.widths)}: expected at least 1 channel a level"
+            )
         steps = self.steps
         if len(steps) != len(self.widths) - 1 or any(len(s) != self.dimensions for s in steps):
             raise ValueError(
@@ -68,7 +71,9 @@ class NetSettings(_Settings):
     @property
     def steps(self) -> tuple[tuple[int, ...], ...]:
         """Pooling factors per step and axis, with the default written out."""
-        return self.pooling or ((2,) * self.dimensions,) * (len(self.widths) - 1)
+        if self.pooling is None:
+            return ((2,) * self.dimensions,) * (len(self.widths) - 1)
+        return self.pooling
 
 
 class LossSettings(_Settings):
@@ -172,7 +177,9 @@ class Citation(_Settings):
 class Card(_Settings):
     """What people read about the network."""
 
-    title: str = Field("SPOCO instance segmentation", min_length=5, max_length=64)
+    title: str = Field(
+        "SPOCO instance segmentation", min_length=5, max_length=64, pattern=r"^[A-Za-z0-9_+\- ()]+$"
+    )
     description: str = "Pixel embeddings for instance segmentation, trained with SPOCO."
     authors: tuple[Author, ...] = (Author(name="spoco-zoo user"),)
     license: str = "CC-BY-4.0"
@@ -246,7 +253,8 @@ def load_spec(path: Path) -> Spec:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise SettingError(f"{path}: cannot be read ({reason}): expected a spec in YAML") from error
-    except yaml.YAMLError as error:
+    # dates and tagged numbers that are none, and very deep nesting, are not YAMLError
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         where = getattr(error, "problem_mark", None)
         line = f" at line {where.line + 1}" if where else ""
         raise SettingError(f"{path}: is not valid YAML{line}: expected a spec") from error
@@ -284,44 +292,68 @@ def change_spec(spec: Spec, changes: dict[str, dict[str, Any]]) -> Spec:
     Raises:
         SettingError: The changed spec is impossible.
     """
-    words = spec.model_dump(mode="json", exclude_unset=True)
+    words = spec.model_dump(mode="json")
     for section, values in changes.items():
         given = {word: value for word, value in values.items() if value is not None}
         words.setdefault(section, {}).update(given)
     return parse_spec(words, "settings")
 
 
+_CHOICES = (
+    *("mean_shift", "hdbscan", "consistency", "head", "prototype", "everywhere"),
+    *("zero_mean_unit_variance", "fixed_zero_mean_unit_variance", "scale_linear", "scale_range"),
+)
+
+_SHORT = reprlib.Repr()  # of what a file holds, which may be anything
+_SHORT.maxlevel, _SHORT.maxother, _SHORT.maxstring = 2, 100, 100
+
+
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """Say the first problem of a pydantic report as one sentence, with the field's full name."""
-    problem = error.errors()[0]
-    place = [str(part) for part in problem["loc"] if not _is_tag(part)]
+    """Say the first problem of a pydantic report as one sentence, with the field's full name.
+
+    An unknown word comes first, since it is often why another one is missing.
+    """
+    problems = error.errors()
+    problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
+    kind, value, context = problem["type"], problem["input"], problem.get("ctx", {})
+    place = [str(part) for part in problem["loc"]]
+    # in a union the choice made stands in the place, but the user wrote it elsewhere
+    last = len(place) - (kind == "extra_forbidden")
+    place = [part for part in place[:last] if part not in _CHOICES] + place[last:]
+    if kind in ("union_tag_not_found", "union_tag_invalid"):
+        place.append(context["discriminator"].strip("'"))
     field = ".".join(place)
-    match problem["type"]:
+    reason = problem["msg"][0].lower() + problem["msg"][1:]
+    match kind:
         case "extra_forbidden":
-            close = difflib.get_close_matches(place[-1], _words_of(model, place[:-1]), n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            return f"{field} is not a setting{hint}"
-        case "missing":
+            words = _words_of(model, [str(part) for part in problem["loc"][:-1]])
+            close = difflib.get_close_matches(place[-1], words, n=1)
+            return f"{field} is not a setting" + (f"; did you mean {close[0]}?" if close else "")
+        case "missing" | "union_tag_not_found":
             return f"{field} is missing: add it"
         case "value_error":
-            reason = str(problem["ctx"]["error"])
-            return f"{field}.{reason}" if field else reason
-        case _:
-            reason = problem["msg"][0].lower() + problem["msg"][1:]
-            return f"{field} is {problem['input']!r}: {reason}"
+            return f"{field}.{context['error']}" if field else str(context["error"])
+        case "union_tag_invalid":
+            value, tags = context["tag"], context["expected_tags"].replace("'", "")
+            reason = f"expected one of {tags}"
+        case "model_type" | "model_attributes_type":
+            reason = "expected words and values"
+    return f"{field} is {_SHORT.repr(value)}: {reason}"
 
 
-def _is_tag(part: int | str) -> bool:
-    """Tell the discriminator of a union from a word of the user."""
-    tags = ("mean_shift", "hdbscan", "consistency", "head", "prototype", "everywhere")
-    operations = ("zero_mean_unit_variance", "fixed_zero_mean_unit_variance", "scale_linear")
-    return part in (*tags, *operations, "scale_range")
-
-
-def _words_of(model: Any, place: list[str]) -> list[str]:  # noqa: ANN401 - walks annotations
+def _words_of(model: type[BaseModel], place: list[str]) -> set[str]:
+    """Every word that may stand at a place of a model, a union's choice being part of it."""
+    models = {model}
     for part in place:
-        fields = getattr(model, "model_fields", {})
-        if part not in fields:
-            return []
-        model = fields[part].annotation
-    return list(getattr(model, "model_fields", {}))
+        if part in _CHOICES:
+            models = {m for m in models if part in [f.default for f in m.model_fields.values()]}
+        elif not part.isdigit():
+            fields = [m.model_fields[part] for m in models if part in m.model_fields]
+            models = {m for field in fields for m in _models_in(field.annotation)}
+    return {word for m in models for word in m.model_fields}
+
+
+def _models_in(annotation: Any) -> set[type[BaseModel]]:  # noqa: ANN401 - walks annotations
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return {annotation}
+    return {model for part in get_args(annotation) for model in _models_in(part)}

@@ -45,9 +45,10 @@ def plan_tiles(
     """
     for axis, (size, step) in enumerate(zip(write, multiple_of, strict=True)):
         if size < 1 or size % step:
+            below = max(size, 0) // step * step
+            ways = f"{below} or {below + step}" if below else f"{step}"
             raise SettingError(
-                f"write size {size} on axis {axis} is not a multiple of {step}: "
-                f"use {max(size - size % step, step)} or {max(size, 0) + step - size % step}"
+                f"write size {size} on axis {axis} is not a multiple of {step}: use {ways}"
             )
     margin = [_round_up(h + o, m) for h, o, m in zip(halo, overlap, multiple_of, strict=True)]
     for start in product(*(range(0, n, w) for n, w in zip(shape, write, strict=True))):

@@ -33,7 +33,8 @@ from torch.utils.data import DataLoader
 from spoco_zoo.errors import DeviceError, SettingError
 from spoco_zoo.spec import Spec, dump_spec, load_spec
 from spoco_zoo.training.loss import LossTerms, iterate_terms, spoco_loss
-from spoco_zoo.training.net import MomentumPair, UNet, count_parameters
+from spoco_zoo.training.momentum import MomentumPair
+from spoco_zoo.training.net import UNet, count_parameters
 from spoco_zoo.training.samples import Batch, Sample, SparseSamples, read_samples
 from spoco_zoo.training.validation import (
     Fitted,
@@ -140,7 +141,7 @@ class _Run:
             spec, folder, device, pair, _make_optimizer(spec, pair), _pick_precision(spec, device)
         )
         if resume:
-            run._load()  # noqa: SLF001 - its own
+            run._load()
         elif (folder / "last.pt").exists() or (folder / "spec.yaml").exists():
             raise SettingError(
                 f"{folder}: holds a run already: choose another name, or --resume to go on"
@@ -150,9 +151,7 @@ class _Run:
     def __enter__(self) -> "_Run":
         from torch.utils.tensorboard import SummaryWriter
 
-        self.board = SummaryWriter(  # type: ignore[no-untyped-call]
-            str(self.folder / "tensorboard"), purge_step=self.step + 1
-        )
+        self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.step + 1)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -216,7 +215,14 @@ class _Run:
             means = self._means()
             rate = learning_rate(self.spec, self.step - 1)
             seconds = sum(s for _, s in self.recent) / len(self.recent)
-            row = [self.step, means["total"], *(means[n] for n in _TERMS), rate, seconds, ""]
+            row: list[Any] = [
+                self.step,
+                means["total"],
+                *(means[n] for n in _TERMS),
+                rate,
+                seconds,
+                "",
+            ]
             self.rows.append([_short(value) for value in row])
             for name, value in means.items():
                 self.board.add_scalar(f"loss/{name}", value, self.step)
@@ -283,9 +289,7 @@ class _Run:
     def _load(self) -> None:
         path = self.folder / "last.pt"
         if not path.is_file():
-            raise SettingError(
-                f"{path}: no such checkpoint to resume from: start without --resume"
-            )
+            raise SettingError(f"{path}: no such checkpoint to resume from: start without --resume")
         state = load_checkpoint(path, self.device)
         if state["spec"] != self.spec.model_dump_json():
             raise SettingError(
@@ -338,14 +342,12 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError as error:
         raise SettingError(f"{path}: no such checkpoint: train first") from error
-    except Exception as error:  # noqa: BLE001 - torch.load raises whatever pickle and zip raise
+    except Exception as error:
         raise SettingError(
             f"{path}: is not a readable checkpoint ({type(error).__name__}): train again"
         ) from error
     if not isinstance(state, dict) or state.get("version") != CHECKPOINT_VERSION:
-        raise SettingError(
-            f"{path}: is no checkpoint of version {CHECKPOINT_VERSION}: train again"
-        )
+        raise SettingError(f"{path}: is no checkpoint of version {CHECKPOINT_VERSION}: train again")
     return state
 
 
@@ -419,7 +421,7 @@ def _ignore_interrupts(_: int) -> None:
 
 
 def _make_optimizer(spec: Spec, pair: MomentumPair) -> torch.optim.Optimizer:
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[spec.schedule.optimizer]
+    kind = torch.optim.Adam if spec.schedule.optimizer == "adam" else torch.optim.AdamW
     return kind(
         pair.embedding_net.parameters(),
         lr=spec.schedule.learning_rate,
@@ -483,7 +485,7 @@ def _short(value: float | str) -> float | str:
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
-def _number(text: str) -> float | int | str:
+def _number(text: str) -> Any:  # noqa: ANN401 - a cell of a table
     if not text:
         return text
     return int(text) if text.isdigit() else float(text)

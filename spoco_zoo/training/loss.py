@@ -103,13 +103,14 @@ def push(clusters: Clusters, delta_dist: float) -> Tensor:
     if len(means) < 2:
         return clusters.embedding.sum() * 0.0
     first, second = torch.triu_indices(len(means), len(means), 1, device=means.device)
-    distance = torch.linalg.vector_norm(means[first] - means[second], dim=1)
+    distance: Tensor = torch.linalg.vector_norm(means[first] - means[second], dim=1)
     return torch.relu(2 * delta_dist - distance).square().mean()
 
 
 def norm(clusters: Clusters) -> Tensor:
     """Mean length of all means, that of the unlabeled pixels too (eq. 3)."""
-    return torch.linalg.vector_norm(clusters.means, dim=1).mean()
+    length: Tensor = torch.linalg.vector_norm(clusters.means, dim=1)
+    return length.mean()
 
 
 def unlabeled_push(clusters: Clusters, delta_dist: float) -> Tensor:
@@ -123,7 +124,9 @@ def unlabeled_push(clusters: Clusters, delta_dist: float) -> Tensor:
         distance = _squared_distances(chunk, pixels).clamp_min(_TINY**2).sqrt()
         return torch.relu(delta_dist - distance).square().mean(dim=1)
 
-    return torch.cat([_recomputed(hinges, unlabeled, c) for c in anchors.split(_CHUNK)]).mean()
+    return torch.cat(
+        [_recomputed(hinges, unlabeled, c) for c in torch.split(anchors, _CHUNK)]
+    ).mean()
 
 
 def instance(
@@ -148,7 +151,7 @@ def instance(
     anchors = clusters.means[positions]
     parts = [
         _recomputed(sums, clusters.embedding, a, p)
-        for a, p in zip(anchors.split(_CHUNK), positions.split(_CHUNK), strict=True)
+        for a, p in zip(torch.split(anchors, _CHUNK), torch.split(positions, _CHUNK), strict=True)
     ]
     shared, soft_squared = torch.cat(parts, dim=1)
     return _dice_loss(shared, soft_squared, clusters.counts[positions], reduction)
@@ -247,7 +250,7 @@ def spoco_loss(
         )
     terms = torch.stack([torch.stack(row) for row in rows]).mean(dim=0)
     weights = terms.new_tensor(settings.weights)
-    return LossTerms(*terms, total=(terms * weights).sum())
+    return LossTerms._make([*terms.unbind(), (terms * weights).sum()])
 
 
 def _draw_anchors(
@@ -304,4 +307,3 @@ def iterate_terms(terms: LossTerms) -> Iterator[tuple[str, float]]:
     """Yield name and value of every term, for logs."""
     for name, value in zip(terms._fields, terms, strict=True):
         yield name, float(value.detach())
-

@@ -1,4 +1,4 @@
-"""Embedding networks: a U-Net for images and volumes, and its momentum twin.
+"""Embedding networks: a U-Net for images and volumes.
 
 The U-Net is the plain one of SPOCO (Wolny et al. 2022): double convolutions, max pooling,
 nearest-neighbour up-sampling to the size of the skip, one 1x1 head. Batch norm is the only
@@ -7,19 +7,19 @@ image does; group and instance norm compute their statistics from each tile.
 
 Levels are counted from the top. `pooling[i]` is the factor per axis between level i and i + 1,
 (2, 2) everywhere for images, (1, 2, 2) where a volume is coarse along z.
+
+This file imports torch alone: export puts it into the package as it stands, so what trained is
+what is shipped.
 """
 
 import math
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from spoco_zoo.errors import SettingError
 
 LayerOrder = Literal["bcr", "cbr"]
 
@@ -60,10 +60,10 @@ class UNet(nn.Module):
             batch norm can be folded into the convolution by every runtime.
 
     Raises:
-        SettingError: `pooling` and `widths` do not fit together.
+        ValueError: `pooling` and `widths` do not fit together.
     """
 
-    def __init__(  # noqa: PLR0913 - an architecture is described by these six words
+    def __init__(
         self,
         in_channels: int,
         embedding_dim: int,
@@ -75,7 +75,7 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         if len(pooling) != len(widths) - 1 or len({len(p) for p in pooling}) != 1:
-            raise SettingError(
+            raise ValueError(
                 f"net.pooling has {len(pooling)} steps for {len(widths)} widths: "
                 f"expected {len(widths) - 1} steps with one factor per axis"
             )
@@ -167,6 +167,15 @@ class UNet(nn.Module):
         output: Tensor = self.head(features)
         return output
 
+    def embed(self, image: Tensor) -> NetOutput:  # (b, c, *space), of any size
+        """Embed an image padded to the pooling grid by its last pixels, and cut the result."""
+        space = image.shape[2:]
+        pad: list[int] = []
+        for size, step in zip(reversed(space), reversed(self.multiple_of), strict=True):
+            pad += [0, (step - size % step) % step]
+        output = self(F.pad(image, pad, mode="replicate"))
+        return self.split(output[(..., *(slice(0, size) for size in space))])
+
     def split(self, output: Tensor) -> NetOutput:
         """Part what `forward` returns into embedding and foreground logit."""
         if not self.has_foreground_head:
@@ -174,35 +183,48 @@ class UNet(nn.Module):
         return NetOutput(output[:, : self.embedding_dim], output[:, self.embedding_dim :])
 
 
-class MomentumPair(nn.Module):
-    """The embedding net f, trained by gradient, and the momentum net g that follows it.
+class PackagedUNet(nn.Module):
+    """What a package offers: any image size in; embedding, and what else it has, out.
 
-    g is not touched by any forward pass: in training it normalises with the statistics of its
-    own batch, and its running statistics move only in `update`, with its weights.
+    The outputs are the embedding of f, then, where the package has them, the probability of
+    foreground and the embedding of g.
     """
 
-    def __init__(self, embedding_net: UNet) -> None:
+    def __init__(  # noqa: PLR0913 - the words of the package's rdf.yaml, all named there
+        self,
+        in_channels: int,
+        embedding_dim: int,
+        widths: Sequence[int],
+        pooling: Sequence[Sequence[int]],
+        *,
+        foreground_head: bool = False,
+        order: LayerOrder = "cbr",
+        momentum: bool = False,
+    ) -> None:
         super().__init__()
-        self.embedding_net = embedding_net
-        self.momentum_net = deepcopy(embedding_net)
-        for parameter in self.momentum_net.parameters():
-            parameter.requires_grad_(False)
-        for module in self.momentum_net.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):  # noqa: SLF001
-                module.momentum = 0.0  # running statistics are moved by `update` alone
 
-    @torch.no_grad()
-    def update(self, momentum: float) -> None:
-        """Move g towards f: g = momentum * g + (1 - momentum) * f, buffers included.
+        def make() -> UNet:
+            return UNet(
+                in_channels,
+                embedding_dim,
+                widths,
+                pooling,
+                foreground_head=foreground_head,
+                order=order,
+            )
 
-        Call it once after each step of the optimiser (Wolny et al. 2022, sec. 3.3).
-        """
-        f, g = self.embedding_net.state_dict(), self.momentum_net.state_dict()
-        for name, value in g.items():
-            if value.is_floating_point():
-                value.lerp_(f[name], 1.0 - momentum)
-            else:
-                value.copy_(f[name])  # the count of batches seen
+        self.embedding_net = make()
+        self.momentum_net = make() if momentum else None
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:  # (b, c, *space)
+        """Return (b, e, *space), then (b, 1, *space) and (b, e, *space) where they exist."""
+        parts = self.embedding_net.embed(image)
+        outputs = [parts.embedding]
+        if parts.foreground is not None:
+            outputs.append(torch.sigmoid(parts.foreground))
+        if self.momentum_net is not None:
+            outputs.append(self.momentum_net.embed(image).embedding)
+        return tuple(outputs)
 
 
 def count_parameters(net: nn.Module) -> int:
@@ -220,7 +242,8 @@ _BATCH_NORM: dict[int, type[nn.BatchNorm2d] | type[nn.BatchNorm3d]] = {
 def _convolution(
     channels_in: int, channels_out: int, kernel: Sequence[int], order: LayerOrder
 ) -> list[nn.Module]:
-    convolution = _CONVOLUTION[len(kernel)](
+    make: Any = _CONVOLUTION[len(kernel)]  # their tuples of sizes have typed lengths
+    convolution: nn.Module = make(
         channels_in,
         channels_out,
         kernel_size=tuple(kernel),

@@ -185,8 +185,8 @@ class SparseSamples(Dataset[Batch]):
         image, labels = sample.image, sample.labels
         for axis, (middle, size, n) in enumerate(zip(center, crop, shape, strict=True)):
             # the crop stays inside where the image is large enough
-            middle = min(max(middle, size // 2), max(n - size // 2, size // 2))  # noqa: PLW2901
-            middle = middle if n >= size else n // 2  # noqa: PLW2901
+            middle = min(max(middle, size // 2), max(n - size // 2, size // 2))
+            middle = middle if n >= size else n // 2
             start = middle - size
             indices = np.arange(start, start + 2 * size)
             image = image.take(_mirror(indices, n), axis=axis + 1)
@@ -282,4 +282,3 @@ def _intensity(settings: AugmentationSettings) -> Any:  # noqa: ANN401 - the lib
         ),
     ]
     return ComposeTransforms([RandomTransform(c, settings.intensity_ratio) for c in changes])
-

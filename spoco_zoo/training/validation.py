@@ -9,13 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 
 from spoco_zoo.clustering import (
     Everywhere,
-    Head,
     Hdbscan,
+    Head,
     Prototype,
     Recipe,
     cluster,
@@ -51,6 +49,7 @@ class Fitted:
     scores: dict[str, float]
 
 
+@torch.no_grad()
 def embed_all(
     net: UNet, samples: Iterable[Sample], device: torch.device, momentum_net: UNet | None = None
 ) -> list[Embedded]:
@@ -58,10 +57,10 @@ def embed_all(
     embedded = []
     for sample in samples:
         image = torch.from_numpy(sample.image)[None].to(device)
-        output = net.split(embed_image(net, image))
+        output = net.embed(image)
         g = None
         if momentum_net is not None:
-            g = momentum_net.split(embed_image(momentum_net, image)).embedding[0].cpu().numpy()
+            g = momentum_net.embed(image).embedding[0].cpu().numpy()
         logit = output.foreground
         embedded.append(
             Embedded(
@@ -72,17 +71,6 @@ def embed_all(
             )
         )
     return embedded
-
-
-@torch.no_grad()
-def embed_image(net: UNet, image: Tensor) -> Tensor:  # (1, c, *space) -> (1, e [+ 1], *space)
-    """Pad to the pooling grid by repeating the last pixels, embed, and cut the padding off."""
-    space = image.shape[2:]
-    pad: list[int] = []
-    for size, step in zip(reversed(space), reversed(net.multiple_of), strict=True):
-        pad += [0, -size % step]
-    output: Tensor = net(F.pad(image, pad, mode="replicate"))
-    return output[(..., *(slice(size) for size in space))]
 
 
 def start_recipe(spec: Spec, embedded: Sequence[Embedded]) -> Recipe:
@@ -187,14 +175,12 @@ def _find_prototype(spec: Spec, embedded: Sequence[Embedded]) -> Prototype | Non
     return Prototype(center=tuple(float(f"{c:.6g}") for c in center), radius=best_radius)
 
 
-def _candidates(
-    recipe: Recipe, embedded: Sequence[Embedded]
-) -> dict[str, list[float] | list[int]]:
+def _candidates(recipe: Recipe, embedded: Sequence[Embedded]) -> dict[str, list[float] | list[int]]:
     """Values to try per setting, in the order in which they are fitted."""
     sizes = [
-        n for item in embedded for n in np.unique(item.states, return_counts=True)[1][
-            np.unique(item.states) > BACKGROUND
-        ]
+        n
+        for item in embedded
+        for n in np.unique(item.states, return_counts=True)[1][np.unique(item.states) > BACKGROUND]
     ]
     candidates: dict[str, list[float] | list[int]] = {}
     match recipe.foreground:

@@ -1,0 +1,364 @@
+"""The commands: flags to one call, its result to a few lines.
+
+Nothing heavy is imported before a command needs it. A failure that the user can mend is one
+line on stderr and exit code 1; wrong usage is exit code 2; Ctrl-C is 130.
+"""
+
+import signal
+import sys
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from spoco_zoo.errors import ImageError, SettingError, SpocoZooError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from spoco_zoo.clustering import Recipe
+    from spoco_zoo.package import Package
+    from spoco_zoo.session import EmbeddingSession
+    from spoco_zoo.training import StepReport
+
+app = typer.Typer(
+    help="Instance segmentation from a few labelled objects.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Device = Literal["auto", "cpu", "cuda"]
+Overwrite = Annotated[bool, typer.Option(help="Replace what is there already.")]
+
+
+class Method(StrEnum):
+    """Clustering methods by the name of their flag."""
+
+    mean_shift = "mean-shift"
+    hdbscan = "hdbscan"
+    consistency = "consistency"
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        app()
+    except SpocoZooError as error:
+        _complain(str(error))
+        sys.exit(1)
+    except KeyboardInterrupt:
+        _complain("stopped")
+        sys.exit(130)
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Instance segmentation from a few labelled objects."""
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(installed("spoco-zoo"))
+        raise typer.Exit
+
+
+@app.command()
+def train(
+    data: Annotated[Path, typer.Argument(help="Folder with {train,val}/{images,labels}.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Run folder to write.")],
+    spec: Annotated[Path | None, typer.Option(help="Recipe in YAML; defaults otherwise.")] = None,
+    label_zero: Annotated[
+        Literal["background", "unlabeled"] | None,
+        typer.Option(help="What label 0 means in train/labels."),
+    ] = None,
+    instance_ratio: Annotated[
+        float | None, typer.Option(help="Part of the training instances to use, 0 to 1.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Length of the training.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of weights, crops and anchors.")] = None,
+    device: Annotated[Device, typer.Option(help="Where to compute.")] = "auto",
+    resume: Annotated[bool, typer.Option(help="Go on with the run in --out.")] = False,
+    max_minutes: Annotated[
+        float | None, typer.Option(help="Stop after so long; go on with --resume.")
+    ] = None,
+) -> None:
+    """Train a network on images with some or all instances labelled."""
+    from spoco_zoo import train as run_training
+    from spoco_zoo.spec import Spec, change_spec, load_spec
+    from spoco_zoo.training import TrainOptions
+
+    started = out / "spec.yaml"
+    recipe = load_spec(spec or started) if spec or (resume and started.exists()) else Spec()
+    changes: dict[str, dict[str, Any]] = {
+        "data": {"label_zero": label_zero, "instance_ratio": instance_ratio},
+        "schedule": {"steps": steps, "seed": seed},
+    }
+    recipe = change_spec(recipe, changes)
+    with _progress_bar() as bar, _Interrupt() as interrupt:
+        options = TrainOptions(
+            device=device,
+            resume=resume,
+            max_minutes=max_minutes,
+            on_step=_training_task(bar),
+            should_stop=lambda: interrupt.asked,
+        )
+        result = run_training(recipe, data, out, options)
+    if result.fitted is None:
+        typer.echo(f"{out}: saved at step {result.step}; go on with --resume")
+        raise typer.Exit(130 if interrupt.asked else 0)
+    scores = ", ".join(f"{name} {value:.3f}" for name, value in result.fitted.scores.items())
+    typer.echo(f"{out}: done after {result.step} steps; validation: {scores}")
+
+
+@app.command()
+def export(
+    run_folder: Annotated[Path, typer.Argument(help="What `train` left.")],
+    target: Annotated[Path, typer.Argument(help="Package to write: a folder, or NAME.zip.")],
+    scores: Annotated[
+        Path | None, typer.Option(help="Test scores for the card, from evaluate --json.")
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write a bioimage.io package from a run, after proving that it works."""
+    from spoco_zoo import export_package
+    from spoco_zoo.packaging import ExportOptions
+
+    console = _console()
+    with console.status("reading the run") as status:
+        options = ExportOptions(scores=scores, overwrite=overwrite, on_stage=status.update)
+        package = export_package(run_folder, target, options)
+    typer.echo(f"{target}: {package.name}")
+
+
+@app.command()
+def run(
+    package: Annotated[Path, typer.Argument(help="bioimage.io package: a folder or a zip.")],
+    inputs: Annotated[list[str], typer.Argument(help="Images, folders, or patterns.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for the labels; or NAME.tif for one image.")
+    ],
+    overlay: Annotated[
+        bool, typer.Option(help="Also draw the instances over the image, in OUT/overlays.")
+    ] = False,
+    method: Annotated[
+        Method | None, typer.Option(help="Clustering; that of the package otherwise.")
+    ] = None,
+    bandwidth: Annotated[
+        float | None, typer.Option(help="Radius of a cluster, in embedding units.")
+    ] = None,
+    min_size: Annotated[int | None, typer.Option(help="Drop smaller instances, in pixels.")] = None,
+    tile: Annotated[
+        int | None, typer.Option(help="Pixels a side, to save memory; changes no result.")
+    ] = None,
+    device: Annotated[Device, typer.Option(help="Where to compute.")] = "auto",
+    overwrite: Overwrite = False,
+) -> None:
+    """Find the instances of images and write them as label images."""
+    from spoco_zoo.images import find_images
+    from spoco_zoo.package import load_package
+    from spoco_zoo.session import EmbeddingSession
+
+    loaded = load_package(package)
+    recipe = _change_recipe(loaded, method, bandwidth, min_size)
+    targets = _name_targets(find_images(inputs), out)
+    failed = 0
+    with EmbeddingSession(loaded, device) as session, _progress_bar() as bar:
+        task = bar.add_task(f"{loaded.name} on {session.device}", total=len(targets), detail="")
+        for source, target in targets:
+            bar.update(task, detail=source.name)
+            try:
+                count = _run_one(session, source, target, (recipe, tile, overlay, overwrite))
+                bar.console.print(f"{target}: {count} instances", highlight=False, soft_wrap=True)
+            except ImageError as error:
+                failed += 1
+                _complain(str(error))
+            bar.advance(task)
+    typer.echo(f"{len(targets) - failed} of {len(targets)} images done", err=bool(failed))
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def evaluate(
+    predictions: Annotated[Path, typer.Argument(help="Label image, or folder of them.")],
+    truth: Annotated[Path, typer.Argument(help="True label image, or folder of equal names.")],
+    json: Annotated[Path | None, typer.Option(help="Also write all scores to this file.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Score label images against the truth: SBD, |DiC|, AP, ARand, VOI."""
+    from json import dumps
+
+    from rich.table import Table
+
+    from spoco_zoo import evaluate as score_files
+    from spoco_zoo.evaluation import rows
+    from spoco_zoo.images import refuse_existing, write_bytes
+
+    if json is not None:
+        refuse_existing(json, overwrite=overwrite)
+    with _progress_bar() as bar:
+        task = bar.add_task("scoring", total=None, detail="")
+        evaluation = score_files(
+            predictions, truth, lambda done, total: bar.update(task, completed=done, total=total)
+        )
+    table = Table("score", "value")
+    for name, value in rows(evaluation):
+        table.add_row(name, value)
+    _console(stderr=False).print(table)
+    if json is not None:
+        text = dumps(evaluation.to_json(), indent=1)
+        write_bytes(json, text.encode(), overwrite=overwrite)
+
+
+def _run_one(
+    session: "EmbeddingSession",
+    source: Path,
+    target: Path,
+    wishes: tuple["Recipe", int | None, bool, bool],
+) -> int:
+    """Segment one file; the count of its instances."""
+    from spoco_zoo.figures import overlay as draw
+    from spoco_zoo.figures import write_png
+    from spoco_zoo.images import read_image, refuse_existing, write_labels
+    from spoco_zoo.segmentation import segment
+
+    recipe, tile, overlay, overwrite = wishes
+    picture = target.parent / "overlays" / f"{target.stem}.png"
+    for path in (target, picture) if overlay else (target,):
+        refuse_existing(path, overwrite=overwrite)
+    image = read_image(source, session.package.n_axes)
+    try:
+        labels = segment(image.pixels, session, recipe=recipe, tile=tile)
+    except ImageError as error:
+        raise ImageError(f"{source}: {error}") from error
+    if overlay:
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        write_png(picture, draw(image.pixels, labels), overwrite=overwrite)
+    write_labels(target, labels, image.scale_um, overwrite=overwrite)
+    return int(labels.max(initial=0))
+
+
+def _change_recipe(
+    package: "Package", method: Method | None, bandwidth: float | None, min_size: int | None
+) -> "Recipe":
+    """Apply the flags to the recipe of the package."""
+    from spoco_zoo.clustering import Hdbscan
+
+    recipe = package.config.recipe
+    old = recipe.clustering
+    radius = old.epsilon if isinstance(old, Hdbscan) else old.bandwidth
+    radius = radius if bandwidth is None else bandwidth
+    name = method.name if method is not None else old.method
+    words: dict[str, Any] = old.model_dump() if name == old.method else {"method": name}
+    words["epsilon" if name == "hdbscan" else "bandwidth"] = radius
+    changed = recipe.model_dump() | {"clustering": words}
+    if min_size is not None:
+        changed["min_size"] = min_size
+    from pydantic import ValidationError
+
+    from spoco_zoo.clustering import Recipe
+    from spoco_zoo.spec import explain
+
+    try:
+        return Recipe.model_validate(changed)
+    except ValidationError as error:
+        raise SettingError(explain(error, Recipe)) from error
+
+
+def _name_targets(sources: list[Path], out: Path) -> list[tuple[Path, Path]]:
+    """Say where the labels of each image go; no two to one place, none over its image."""
+    from spoco_zoo.images import stem_of
+
+    if len(sources) == 1 and out.suffix.lower() in (".tif", ".tiff"):
+        targets = [(sources[0], out)]
+    else:
+        if out.suffix.lower() in (".tif", ".tiff") or out.is_file():
+            raise SettingError(
+                f"--out is {out} for {len(sources)} images: expected a folder for their labels"
+            )
+        targets = [(source, out / f"{stem_of(source)}.tif") for source in sources]
+    taken: dict[Path, Path] = {}
+    for source, target in targets:
+        if target.exists() and target.resolve() == source.resolve():
+            raise SettingError(f"--out would replace the image {source}: choose another folder")
+        if target in taken:
+            raise SettingError(
+                f"{taken[target]} and {source} would both be written to {target}: "
+                "run them into separate folders"
+            )
+        taken[target] = source
+    return targets
+
+
+class _Interrupt:
+    """Turn the first Ctrl-C into a wish to stop, so that training can save."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __enter__(self) -> "_Interrupt":
+        self._before = signal.signal(signal.SIGINT, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self._before)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        _complain("stopping after this step; press Ctrl-C again to stop at once")
+
+
+def _training_task(bar: "Progress") -> Callable[["StepReport"], None]:
+    """Make the callback that shows a training run on the bar."""
+    task = bar.add_task("train", total=None, detail="")
+
+    def show(report: "StepReport") -> None:
+        shown = ("total", "pull", "push", "instance", "consistency", "foreground")
+        terms = " ".join(f"{n} {report.terms[n]:.3f}" for n in shown if n in report.terms)
+        speed = f"{report.seconds_per_step:.2f} s/step"
+        bar.update(task, total=report.steps, completed=report.step, detail=f"{terms} {speed}")
+        if report.score is not None:
+            bar.console.print(f"step {report.step}: validation AP {report.score:.3f}")
+
+    return show
+
+
+def _progress_bar() -> "Progress":
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[detail]}"),
+        console=_console(),
+    )
+
+
+def _console(*, stderr: bool = True) -> "Console":
+    from rich.console import Console
+
+    return Console(stderr=stderr)
+
+
+def _complain(sentence: str) -> None:
+    typer.echo(f"Error: {sentence}" if sentence != "stopped" else "stopped", err=True)

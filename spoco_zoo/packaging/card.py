@@ -1,0 +1,163 @@
+"""The card of a package, in Markdown, and its cover.
+
+Every number in the card comes from the run folder, the export's own measurements, or a score
+file that `spoco-zoo evaluate` wrote. The pictures are of the simulator's images.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spoco_zoo.errors import SettingError
+from spoco_zoo.figures import embedding_colors, overlay, side_by_side, write_png
+from spoco_zoo.session import Embedded
+from spoco_zoo.spec import Spec
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What the run folder says of the training."""
+
+    spec: Spec
+    fitted: Mapping[str, Any]  # recipe.json
+    environment: Mapping[str, Any]  # environment.json
+
+
+@dataclass(frozen=True)
+class Proven:
+    """What the export measured."""
+
+    agreement: Mapping[str, float]  # largest difference to the training code, by runtime
+    tiled: float  # largest difference of tiled to whole
+    parameters: int
+
+
+def write_card(run: RunFacts, proven: Proven, scores: Mapping[str, Any] | None) -> str:
+    """Write the card."""
+    spec, card = run.spec, run.spec.card
+    kept = f"{spec.data.instance_ratio:.0%} of the instances labelled"
+    zero = f"label 0 meaning {spec.data.label_zero}"
+    lines = [
+        f"# {card.title}",
+        "",
+        card.description,
+        "",
+        "A SPOCO network (Wolny et al., CVPR 2022) gives every pixel a vector, an *embedding*, "
+        "that is near to those of its own instance and far from those of others. Clustering the "
+        "embeddings gives the instances.",
+        "",
+        "![image and instances](cover.png)",
+        "",
+        "The picture shows a simulated image.",
+        "",
+        "## Use",
+        "",
+        "```",
+        "spoco-zoo run PACKAGE IMAGES -o LABELS",
+        "```",
+        "",
+        "In Python: `spoco_zoo.segment(image, spoco_zoo.load_package(PACKAGE))`. "
+        "`bioimageio.core` gives the embeddings.",
+        "",
+        "## Training",
+        "",
+        f"- Data: {card.data}",
+        f"- {run.environment['train_images']} images with {run.environment['train_instances']} "
+        f"instances, {kept}, {zero}",
+        f"- {spec.schedule.steps} steps of {spec.schedule.batch_size} crops of "
+        f"{' x '.join(map(str, spec.schedule.crop))} pixels, seed {spec.schedule.seed}, "
+        f"{run.environment['precision']} on {run.environment['device']}; "
+        f"weights of step {run.fitted['step']}, the best on validation",
+        f"- {proven.parameters:,} parameters, embedding of {spec.net.embedding_dim} numbers",
+        f"- Licence of the weights: {card.license}",
+        "",
+        "## Validation",
+        "",
+        *_score_lines(run, scores),
+        "",
+        "Measured at export, largest difference to the training code:",
+        "",
+        "| runtime | difference |",
+        "|---|---|",
+        *(f"| {name} | {value:.1e} |" for name, value in proven.agreement.items()),
+        f"| tiles against the whole image | {proven.tiled:.1e} |",
+        "",
+        "## Limits",
+        "",
+        card.limits,
+        "",
+        "## How instances are made",
+        "",
+        "```json",
+        json.dumps(run.fitted["recipe"], indent=1),
+        "```",
+        "",
+        "## Cite",
+        "",
+        *(f"- {c.text} {c.doi or c.url or ''}".rstrip() for c in card.cite),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def write_cover(path: Path, image: np.ndarray, embedded: Embedded, labels: np.ndarray) -> None:
+    """Draw image, embedding and instances side by side, twice as wide as high."""
+    from PIL import Image
+
+    panels = side_by_side(
+        [
+            overlay(image, np.zeros_like(labels)),
+            embedding_colors(embedded.embedding, labels > 0),
+            overlay(image, labels),
+        ]
+    )
+    width, height = 720, 360
+    picture = Image.new("RGB", (width, height), "white")
+    drawn = Image.fromarray(panels)
+    drawn.thumbnail((width - 16, height - 16))
+    picture.paste(drawn, ((width - drawn.width) // 2, (height - drawn.height) // 2))
+    write_png(path, np.asarray(picture))
+
+
+def read_scores(path: Path) -> dict[str, Any]:
+    """Read what `spoco-zoo evaluate --json` wrote.
+
+    Raises:
+        SettingError: The file is missing or holds no scores.
+    """
+    try:
+        scores: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        scores["summary"]["pooled_ap50"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SettingError(
+            f"{path}: holds no scores: expected a file of spoco-zoo evaluate --json"
+        ) from error
+    return scores
+
+
+def _score_lines(run: RunFacts, scores: Mapping[str, Any] | None) -> list[str]:
+    val = run.fitted["validation"]
+    count = run.fitted["validation_images"]
+    rows = {
+        "AP at IoU 0.50, pooled": (f"{val['ap50']:.3f}", "pooled_ap50"),
+        "AP, mean of IoU 0.50 to 0.95, pooled": (f"{val['mean_ap']:.3f}", "pooled_mean_ap"),
+        "SBD": (f"{val['sbd']:.3f}", "sbd"),
+        "count difference, mean": (f"{val['count_difference']:.2f}", "count_difference"),
+    }
+    lines = [
+        f"The recipe was fitted on the {count} validation images"
+        + ("." if scores else "; no test images were scored."),
+        "",
+        "| score | validation |" + (" test |" if scores else ""),
+        "|---|---|" + ("---|" if scores else ""),
+    ]
+    for name, (value, key) in rows.items():
+        test = "" if scores is None else f" {scores['summary'][key]:.3f} |"
+        lines.append(f"| {name} | {value} |{test}")
+    if scores is not None:
+        count = len(scores["images"])
+        lines += ["", f"The {count} test images were used for nothing else."]
+    return lines

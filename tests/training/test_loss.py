@@ -1,0 +1,687 @@
+"""The loss against golden values, and each term against a slow loop written from the paper."""
+
+# ruff: noqa: E402 - without torch the file ends at the line that asks for it
+
+import math
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.autograd import gradcheck
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from spoco_zoo.spec import LossSettings
+from spoco_zoo.training.loss import (
+    BACKGROUND,
+    UNLABELED,
+    LossTerms,
+    _draw_anchors,
+    consistency,
+    find_clusters,
+    foreground,
+    instance,
+    iterate_terms,
+    norm,
+    pull,
+    push,
+    spoco_loss,
+    unlabeled_push,
+)
+from spoco_zoo.training.net import NetOutput
+
+torch.set_num_threads(1)  # on tiny images threads wait for each other
+quick = settings(max_examples=60, deadline=None)
+DEFAULTS = LossSettings()
+
+
+def draws(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def without_consistency(embedding, labels, words=DEFAULTS, logit=None):
+    output = NetOutput(embedding[None], None if logit is None else logit[None])
+    return spoco_loss(output, None, labels[None], words, draws())
+
+
+# The six terms as the paper writes them: pixel by pixel, instance by instance.
+
+
+def slow_means(embedding, labels):
+    return {int(i): embedding[:, labels == i].mean(axis=1) for i in np.unique(labels)}
+
+
+def slow_pull(embedding, labels, words):
+    means = slow_means(embedding, labels)
+    costs = []
+    for i in means:
+        if i == UNLABELED:
+            continue
+        pixels = embedding[:, labels == i].T
+        hinges = [max(math.dist(p, means[i]) - words.delta_var, 0.0) ** 2 for p in pixels]
+        costs.append(sum(hinges) / len(hinges))
+    return sum(costs) / len(costs) if costs else 0.0
+
+
+def slow_push(embedding, labels, words):
+    means = {i: m for i, m in slow_means(embedding, labels).items() if i != UNLABELED}
+    hinges = [
+        max(2 * words.delta_dist - math.dist(means[i], means[j]), 0.0) ** 2
+        for i in means
+        for j in means
+        if i != j
+    ]
+    return sum(hinges) / len(hinges) if hinges else 0.0
+
+
+def slow_norm(embedding, labels, words):
+    lengths = [math.hypot(*mean) for mean in slow_means(embedding, labels).values()]
+    return sum(lengths) / len(lengths)
+
+
+def slow_unlabeled_push(embedding, labels, words):
+    means = slow_means(embedding, labels)
+    pixels = embedding[:, labels == UNLABELED].T
+    hinges = [
+        max(words.delta_dist - math.dist(p, means[i]), 0.0) ** 2
+        for i in means
+        if i > BACKGROUND
+        for p in pixels
+    ]
+    return sum(hinges) / len(hinges) if hinges else 0.0
+
+
+def slow_soft(embedding, anchor, words):
+    """Give 2 sigma squared by what it is for: the kernel is `kernel_threshold` at delta_var."""
+    return np.array(
+        [
+            words.kernel_threshold ** ((math.dist(p, anchor) / words.delta_var) ** 2)
+            for p in embedding.T
+        ]
+    )
+
+
+def slow_dice(pairs, words):
+    """Give the Dice loss of pairs of masks, one each or one over all of them."""
+    shared = [sum(float(a) * float(b) for a, b in zip(s, t, strict=True)) for s, t in pairs]
+    squares = [sum(float(a) ** 2 for a in (*s, *t)) for s, t in pairs]
+    if words.dice == "joint":
+        return 1 - 2 * sum(shared) / sum(squares)
+    return sum(1 - 2 * a / b for a, b in zip(shared, squares, strict=True)) / len(pairs)
+
+
+def slow_instance(embedding, labels, words):
+    means = slow_means(embedding, labels)
+    pairs = [
+        (slow_soft(embedding, means[i], words), (labels == i).astype(float))
+        for i in means
+        if i > BACKGROUND
+    ]
+    return slow_dice(pairs, words) if pairs else 0.0
+
+
+def slow_foreground(logit, labels):
+    known = labels != UNLABELED
+    if not (labels == BACKGROUND).any():
+        return 0.0
+    probability = 1 / (1 + np.exp(-logit[known]))
+    truth = (labels[known] > BACKGROUND).astype(float)
+    entropy = -np.mean(np.where(truth == 1, np.log(probability), np.log(1 - probability)))
+    if not truth.any():
+        return entropy
+    dice = 1 - 2 * (probability * truth).sum() / ((probability**2).sum() + truth.sum())
+    return entropy + dice
+
+
+def fast_terms(embedding, labels, words):
+    clusters = find_clusters(torch.from_numpy(embedding), torch.from_numpy(labels))
+    return {
+        "pull": pull(clusters, words.delta_var),
+        "push": push(clusters, words.delta_dist),
+        "norm": norm(clusters),
+        "unlabeled_push": unlabeled_push(clusters, words.delta_dist),
+        "instance": instance(clusters, words.two_sigma_squared, words.dice),
+    }
+
+
+SLOW = {
+    "pull": slow_pull,
+    "push": slow_push,
+    "norm": slow_norm,
+    "unlabeled_push": slow_unlabeled_push,
+    "instance": slow_instance,
+}
+
+many_words = st.builds(
+    LossSettings,
+    delta_var=st.floats(0.2, 1.5),
+    delta_dist=st.floats(0.5, 3),
+    kernel_threshold=st.floats(0.1, 0.95),
+    dice=st.sampled_from(["per_instance", "joint"]),
+)
+
+
+@st.composite
+def problems(draw):
+    """An embedding and labels: 2D or 3D, few or many instances, with any state missing."""
+    axes = draw(st.sampled_from([2, 3]))
+    shape = tuple(draw(st.lists(st.integers(1, 4), min_size=axes, max_size=axes)))
+    states = draw(
+        st.sampled_from(
+            [
+                [UNLABELED],
+                [BACKGROUND],
+                [7],
+                [UNLABELED, BACKGROUND],
+                [UNLABELED, 7],
+                [BACKGROUND, 7],
+                [1, 2, 9],
+                [UNLABELED, BACKGROUND, 1, 2, 9],
+            ]
+        )
+    )
+    random = np.random.default_rng(draw(st.integers(0, 2**32)))
+    spread = draw(st.sampled_from([0.1, 1.0, 3.0]))
+    embedding = random.normal(0, spread, (draw(st.integers(1, 4)), *shape))
+    return embedding, random.choice(states, shape).astype(np.int64)
+
+
+def assert_terms_are_those_of_the_loops(embedding, labels, words):
+    flat = embedding.reshape(len(embedding), -1), labels.ravel()
+    for name, value in fast_terms(embedding, labels, words).items():
+        assert value.item() == pytest.approx(SLOW[name](*flat, words), abs=1e-6), name
+
+
+@quick
+@given(problems(), many_words)
+def test_each_term_is_the_formula_of_the_paper(problem, words):
+    assert_terms_are_those_of_the_loops(*problem, words)
+
+
+@pytest.mark.parametrize("count", [32, 33, 70])
+@pytest.mark.parametrize("dice", ["per_instance", "joint"])
+def test_the_formulas_hold_across_the_chunks_of_many_instances(count, dice):
+    random = np.random.default_rng(count)
+    labels = random.permutation(np.resize(np.arange(-1, count + 1), 3 * count)).reshape(3, count)
+    embedding = random.normal(0, 1, (3, 3, count))
+    assert_terms_are_those_of_the_loops(embedding, labels, LossSettings(dice=dice))
+
+
+@quick
+@given(problems(), st.booleans())
+def test_the_loss_of_an_image_is_the_weighted_sum_of_its_terms_in_float32(problem, has_head):
+    embedding, labels = problem
+    weights = [0.3, 0.7, 0.1, 1.3, 0.9, 1.7, 0.6]
+    names = [name for name in LossTerms._fields if name != "total"]
+    words = LossSettings(**{f"{n}_weight": w for n, w in zip(names, weights, strict=True)})
+    logit = np.random.default_rng(0).normal(0, 2, (1, *labels.shape))
+    terms = without_consistency(
+        *(torch.from_numpy(a) for a in (embedding, labels)),
+        words,
+        torch.from_numpy(logit) if has_head else None,
+    )
+    flat = embedding.reshape(len(embedding), -1), labels.ravel()
+    expected = {name: SLOW[name](*flat, words) for name in SLOW}
+    expected["consistency"] = 0.0
+    expected["foreground"] = slow_foreground(logit.ravel(), labels.ravel()) if has_head else 0.0
+    assert {t.dtype for t in terms} == {torch.float32}
+    found = dict(iterate_terms(terms))
+    total = found.pop("total")
+    # a distance near zero has half the digits of its square
+    assert found == pytest.approx(expected, abs=5e-3)
+    by_hand = sum(w * found[n] for n, w in zip(names, weights, strict=True))
+    assert total == pytest.approx(by_hand, abs=1e-5)
+
+
+# Golden values of the reference implementation.
+
+
+def golden(b, zero):
+    """Two objects and a rest: 4x4 pixels, two numbers each."""
+    embedding = torch.empty(2, 4, 4)
+    embedding[:, :2, :2] = torch.tensor([3.0, 0.0])[:, None, None]
+    embedding[:, 0, 0] = torch.tensor([4.0, 0.0])
+    embedding[:, :2, 2:] = torch.tensor([0.0, 1.0])[:, None, None]
+    embedding[:, 2:] = torch.tensor(b)[:, None, None]
+    labels = torch.full((4, 4), zero)
+    labels[:2, :2], labels[:2, 2:] = 1, 2
+    return embedding, labels
+
+
+@pytest.mark.parametrize(
+    ("b", "zero", "dice", "values", "total"),
+    [
+        (
+            (-1.0, -1.0),
+            UNLABELED,
+            "joint",
+            {
+                "pull": 0.0078125,
+                "push": 0.3595589,
+                "norm": 1.8880712,
+                "unlabeled_push": 0.0,
+                "instance": 0.0493938,
+            },
+            0.4186532,
+        ),
+        (
+            (-1.0, -1.0),
+            BACKGROUND,
+            "joint",
+            {
+                "pull": 0.0052083,
+                "push": 1.1570050,
+                "norm": 1.8880712,
+                "unlabeled_push": 0.0,
+                "instance": 0.0493938,
+            },
+            1.2134951,
+        ),
+        (
+            (0.5, 0.5),
+            UNLABELED,
+            "joint",
+            {
+                "pull": 0.0078125,
+                "push": 0.3595589,
+                "norm": 1.6523689,
+                "unlabeled_push": 0.8357864,
+                "instance": 0.0818033,
+            },
+            1.2866135,
+        ),
+        (
+            (0.5, 0.5),
+            BACKGROUND,
+            "joint",
+            {
+                "pull": 0.0052083,
+                "push": 4.2181745,
+                "norm": 1.6523689,
+                "unlabeled_push": 0.0,
+                "instance": 0.0818033,
+            },
+            4.3068385,
+        ),
+        ((-1.0, -1.0), UNLABELED, "per_instance", {"instance": 0.0567421}, None),
+        ((-1.0, -1.0), BACKGROUND, "per_instance", {"instance": 0.0567421}, None),
+        ((0.5, 0.5), UNLABELED, "per_instance", {"instance": 0.0861539}, None),
+        ((0.5, 0.5), BACKGROUND, "per_instance", {"instance": 0.0861539}, None),
+    ],
+)
+def test_golden_values_of_the_reference(b, zero, dice, values, total):
+    terms = without_consistency(*golden(b, zero), LossSettings(dice=dice))
+    found = dict(iterate_terms(terms))
+    assert {name: found[name] for name in values} == pytest.approx(values, abs=2e-6)
+    if total is not None:
+        assert found["total"] == pytest.approx(total, abs=2e-6)
+    assert found["consistency"] == found["foreground"] == 0.0
+
+
+def test_the_soft_mask_is_a_half_at_delta_var():
+    assert DEFAULTS.two_sigma_squared == pytest.approx(0.3606738, abs=1e-7)
+    embedding = torch.tensor([[0.0, 0.5, -0.5, 9.0]], dtype=torch.float64)
+    clusters = find_clusters(embedding, torch.tensor([3, UNLABELED, UNLABELED, UNLABELED]))
+    # one pixel of 1, two of one half, one of nothing, against a mask of one pixel
+    dice = instance(clusters, DEFAULTS.two_sigma_squared)
+    assert dice.item() == pytest.approx(1 - 2 * 1 / (1 + 2 * 0.25 + 1), abs=1e-9)
+
+
+def test_one_dice_an_instance_counts_small_ones_and_one_over_all_does_not():
+    labels = torch.cat([torch.full((98,), 1), torch.full((2,), 2)])
+    embedding = torch.zeros(1, 100, dtype=torch.float64)
+    embedding[0, 98:] = torch.tensor([9.0, 11.0], dtype=torch.float64)  # the small one is torn
+    clusters = find_clusters(embedding, labels)
+    width = DEFAULTS.two_sigma_squared
+    assert instance(clusters, width, "per_instance").item() > 0.3
+    assert instance(clusters, width, "joint").item() < 0.03
+
+
+# What each term leaves alone.
+
+
+def test_a_perfect_embedding_costs_nothing_but_its_length():
+    labels = torch.tensor([[1, 1, 2, 2], [3, 3, 0, 0], [0, 0, -1, -1], [-1, 0, 0, -1]])
+    places = {0: (0.0, 0.0), 1: (4.0, 0.0), 2: (0.0, 4.0), 3: (-4.0, 0.0), -1: (0.0, -4.0)}
+    embedding = torch.tensor([[places[int(i)] for i in row] for row in labels])
+    embedding = embedding.permute(2, 0, 1).contiguous().requires_grad_()
+    logit = torch.where(labels > 0, 60.0, -60.0)[None, None]
+    output = NetOutput(embedding[None], logit)
+    words = LossSettings(norm_weight=0.0)
+    terms = spoco_loss(output, embedding.detach()[None], labels[None], words, draws())
+    assert dict(iterate_terms(terms)) == pytest.approx(
+        dict.fromkeys(LossTerms._fields, 0.0) | {"norm": 16 / 5}, abs=1e-6
+    )
+    terms.total.backward()
+    assert embedding.grad.abs().max() < 1e-6
+
+
+def test_pixels_within_the_margins_cost_nothing():
+    labels = torch.tensor([1] * 4 + [2] * 4)
+    embedding = torch.tensor([[0.49, -0.49, 0, 0, 4.3, 3.7, 4.0, 4.0]], dtype=torch.float64)
+    clusters = find_clusters(embedding, labels)
+    assert pull(clusters, 0.5).item() == push(clusters, 2.0).item() == 0.0
+    assert pull(clusters, 0.25).item() > 0.0
+    assert push(clusters, 2.1).item() == pytest.approx(0.2**2)
+
+
+def test_unlabeled_pixels_exert_no_pull_and_no_push_on_means():
+    embedding = torch.randn(3, 5, 6, generator=draws(1), dtype=torch.float64)
+    labels = torch.randint(-1, 3, (5, 6), generator=draws(2))
+    other = torch.where(labels == UNLABELED, embedding.flip(2) + 3, embedding)
+    for term, margin in ((pull, 0.5), (push, 2.0)):
+        leaf = embedding.clone().requires_grad_()
+        value = term(find_clusters(leaf, labels), margin)
+        (gradient,) = torch.autograd.grad(value, leaf)
+        assert value.item() > 0
+        assert gradient[:, labels == UNLABELED].abs().max() == 0.0
+        assert gradient[:, labels != UNLABELED].abs().max() > 0.0
+        assert term(find_clusters(other, labels), margin).item() == value.item()
+
+
+def test_unlabeled_push_leaves_background_alone_and_moves_pixels_out_of_instances():
+    labels = torch.tensor([[1, 1, UNLABELED, BACKGROUND]])
+    embedding = torch.tensor([[[0.0, 0.0, 1.0, 0.9]]], dtype=torch.float64).requires_grad_()
+    value = unlabeled_push(find_clusters(embedding, labels), 2.0)
+    (gradient,) = torch.autograd.grad(value, embedding)
+    assert value.item() == pytest.approx(1.0)
+    assert gradient[0, 0].tolist() == pytest.approx([1.0, 1.0, -2.0, 0.0])
+
+
+def test_two_states_of_zero_are_two_losses():
+    """Background is a cluster; what nobody labelled is none."""
+    for b in ((-1.0, -1.0), (0.5, 0.5)):
+        sparse, full = (
+            dict(iterate_terms(without_consistency(*golden(b, zero))))
+            for zero in (UNLABELED, BACKGROUND)
+        )
+        assert full["push"] > sparse["push"]
+        assert full["pull"] < sparse["pull"]
+        assert full["instance"] == sparse["instance"]
+        assert full["norm"] == sparse["norm"]
+
+
+def test_names_of_instances_change_nothing():
+    embedding = torch.randn(2, 6, 6, generator=draws(0))
+    labels = torch.randint(-1, 4, (6, 6), generator=draws(1))
+    renamed = torch.where(labels > 0, 5_000_000_000 - 7 * labels, labels)
+    first, second = (
+        dict(iterate_terms(without_consistency(embedding, n))) for n in (labels, renamed)
+    )
+    assert first == pytest.approx(second, abs=1e-6)
+
+
+@pytest.mark.parametrize("states", [[UNLABELED], [BACKGROUND], [4], [UNLABELED, 4, 5], [0, 1]])
+def test_gradients_are_finite_where_all_embeddings_coincide(states):
+    """An untrained network may say the same everywhere: every distance is zero."""
+    labels = torch.tensor(states).repeat(6).reshape(3, -1)
+    for height in (0.0, 1.0):
+        embedding = torch.full((4, *labels.shape), height, requires_grad=True)
+        output = NetOutput(embedding[None], None)
+        twin = embedding.detach()[None]
+        terms = spoco_loss(output, twin, labels[None], DEFAULTS, draws())
+        (gradient,) = torch.autograd.grad(terms.total, embedding)
+        assert torch.isfinite(terms.total)
+        assert torch.isfinite(gradient).all()
+
+
+# Gradients by finite differences.
+
+
+def leaf_of(seed, shape=(3, 3, 5)):
+    return torch.randn(shape, generator=draws(seed), dtype=torch.float64, requires_grad=True)
+
+
+LABELS = torch.tensor([[0, 0, 1, 1, -1], [2, 2, 1, -1, -1], [2, 0, 0, 3, -1]])
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    "term",
+    [
+        lambda c: pull(c, 0.5),
+        lambda c: push(c, 2.0),
+        norm,
+        lambda c: unlabeled_push(c, 2.0),
+        lambda c: instance(c, 1.5, "per_instance"),
+        lambda c: instance(c, 1.5, "joint"),
+    ],
+    ids=["pull", "push", "norm", "unlabeled_push", "instance", "instance_joint"],
+)
+def test_gradients_of_the_supervised_terms_are_right(term, seed):
+    embedding = leaf_of(seed)
+    assert term(find_clusters(embedding, LABELS)).item() > 0
+    assert gradcheck(lambda e: term(find_clusters(e, LABELS)), embedding)
+
+
+@pytest.mark.parametrize("dice", ["per_instance", "joint"])
+def test_the_gradient_of_consistency_is_right(dice):
+    words = LossSettings(dice=dice, delta_var=1.0)
+    f, g = leaf_of(0), leaf_of(1).detach()
+    assert gradcheck(lambda e: consistency((e, g), LABELS, words, draws()), f)
+
+
+def test_the_gradient_of_foreground_is_right():
+    assert gradcheck(lambda v: foreground(v, LABELS), leaf_of(0, (1, 3, 5)))
+
+
+# Consistency.
+
+
+@pytest.mark.parametrize("dice", ["per_instance", "joint"])
+def test_consistency_compares_the_soft_masks_of_both_networks(dice):
+    """Two blobs, each of one embedding: whichever pixels are drawn, the anchors are these."""
+    random = np.random.default_rng(0)
+    labels = np.array([[-1, -1, -1, 1], [-1, -1, -1, 1], [0, 0, 0, 0]])
+    f, g = random.normal(0, 0.4, (2, 3, 3, 4))
+    blobs = (slice(None), slice(0, 2), slice(0, 2)), (slice(None), slice(0, 2), 2)
+    for embedding, places in ((f, (0.0, 2.0)), (g, (0.3, 3.0))):
+        for blob, place in zip(blobs, places, strict=True):
+            embedding[blob] = place
+    words = LossSettings(dice=dice)
+    flat_f, flat_g = f.reshape(3, -1), g.reshape(3, -1)
+    pairs = [
+        (slow_soft(flat_f, flat_f[:, n], words), slow_soft(flat_g, flat_g[:, n], words))
+        for n in (0, 2)
+    ]
+    tensors = torch.from_numpy(f), torch.from_numpy(g)
+    for seed in range(4):
+        value = consistency(tensors, torch.from_numpy(labels), words, draws(seed))
+        assert value.item() == pytest.approx(slow_dice(pairs, words), abs=1e-9)
+    assert value.item() > 0.01
+
+
+@quick
+@given(problems(), many_words, st.integers(0, 100))
+def test_consistency_is_the_dice_of_the_anchors_that_were_drawn(problem, words, seed):
+    f, labels = problem
+    g = f + np.random.default_rng(seed).normal(0, 0.3, f.shape)
+    flat_f, flat_g = f.reshape(len(f), -1), g.reshape(len(g), -1)
+    tensors = torch.from_numpy(f), torch.from_numpy(g)
+    unlabeled = torch.from_numpy(labels.ravel()) == UNLABELED
+    anchors = _draw_anchors(*(t.flatten(1).T for t in tensors), unlabeled, words, draws(seed))
+    value = consistency(tensors, torch.from_numpy(labels), words, draws(seed)).item()
+    pairs = [
+        (slow_soft(flat_f, flat_f[:, n], words), slow_soft(flat_g, flat_g[:, n], words))
+        for n in anchors.tolist()
+    ]
+    assert value == pytest.approx(slow_dice(pairs, words) if pairs else 0.0, abs=1e-6)
+    assert bool(pairs) == bool((labels == UNLABELED).mean() >= words.volume_ratio)
+
+
+def test_consistency_depends_on_its_generator_alone():
+    f, g = (torch.randn(3, 12, 12, generator=draws(n)) for n in (1, 2))
+    labels = torch.full((12, 12), UNLABELED)
+    torch.manual_seed(0)
+    first = consistency((f, g), labels, DEFAULTS, draws(5)).item()
+    torch.manual_seed(1)
+    again = consistency((f, g), labels, DEFAULTS, draws(5)).item()
+    other = consistency((f, g), labels, DEFAULTS, draws(6)).item()
+    assert first == again
+    assert first != other
+
+
+def test_consistency_moves_f_and_never_g():
+    f, g = (leaf_of(n, (2, 4, 4)) for n in (1, 2))
+    labels = torch.full((4, 4), UNLABELED)
+    consistency((f, g), labels, DEFAULTS, draws()).backward()
+    assert g.grad is None
+    assert f.grad.abs().max() > 0
+
+
+def anchors_of(f, g, unlabeled, words=DEFAULTS, seed=0):
+    flat = (torch.as_tensor(e, dtype=torch.float64).reshape(len(e), -1).T for e in (f, g))
+    return _draw_anchors(*flat, torch.as_tensor(unlabeled), words, draws(seed)).tolist()
+
+
+@pytest.mark.parametrize("most", [1, 7, 20])
+def test_at_most_so_many_anchors_are_drawn(most):
+    far_apart = 10.0 * np.arange(100.0)[None]
+    words = LossSettings(max_anchors=most, volume_ratio=0.0)
+    found = anchors_of(far_apart, far_apart, np.ones(100, bool), words)
+    assert len(set(found)) == len(found) == most
+
+
+def test_clean_clusters_take_one_anchor_each():
+    blobs = np.repeat([0.0, 5.0, 10.0], 40)[None]
+    for seed in range(5):
+        found = anchors_of(blobs, blobs, np.ones(120, bool), seed=seed)
+        assert sorted(blobs[0, found]) == [0.0, 5.0, 10.0]
+
+
+def test_anchors_are_unlabeled_pixels_that_neither_network_counts_to_an_earlier_anchor():
+    random = np.random.default_rng(0)
+    unlabeled = random.random(300) < 0.7
+    words = LossSettings(max_anchors=200, volume_ratio=0.0)
+    f, g = random.normal(0, 1.5, (2, 2, 300))
+    found = anchors_of(f, g, unlabeled, words)
+    assert 5 < len(found) < 200
+    assert unlabeled[found].all()
+    for embedding in (f, g):
+        distances = np.linalg.norm(embedding[:, found, None] - embedding[:, None, found], axis=0)
+        assert distances[np.triu_indices(len(found), 1)].min() >= words.delta_var
+    # and none is left that both would need
+    near = [np.linalg.norm(e[:, :, None] - e[:, None, found], axis=0) < 0.5 for e in (f, g)]
+    assert (near[0] | near[1]).any(axis=1)[unlabeled].all()
+
+
+@pytest.mark.parametrize(("count", "anchors"), [(4, 0), (5, 1), (100, 1)])
+def test_anchors_are_drawn_while_enough_of_the_image_is_uncovered(count, anchors):
+    same = np.zeros((2, 100))
+    assert len(anchors_of(same, same, np.arange(100) < count)) == anchors
+
+
+def test_the_draw_ends_when_the_rest_is_a_small_part_of_the_whole_image():
+    blobs = np.concatenate([np.zeros(94), 10.0 * np.arange(1, 7)])[None]
+    for seed in range(5):
+        found = anchors_of(blobs, blobs, np.ones(100, bool), seed=seed)
+        # after the large blob, six far pixels: two of them leave less than five
+        assert sum(n < 94 for n in found) == 1
+        assert sum(n >= 94 for n in found) >= 2
+
+
+def test_consistency_is_zero_where_everything_is_labelled():
+    f, g = (leaf_of(n, (2, 4, 4)) for n in (1, 2))
+    value = consistency((f, g), torch.ones(4, 4, dtype=torch.int64), DEFAULTS, draws())
+    (gradient,) = torch.autograd.grad(value, f)
+    assert value.item() == 0.0
+    assert gradient.abs().max() == 0.0
+
+
+# The foreground head.
+
+
+@quick
+@given(problems(), st.integers(0, 100))
+def test_foreground_is_cross_entropy_and_dice_of_what_is_known(problem, seed):
+    labels = problem[1]
+    logit = np.random.default_rng(seed).normal(0, 3, (1, *labels.shape))
+    value = foreground(torch.from_numpy(logit), torch.from_numpy(labels)).item()
+    assert value == pytest.approx(slow_foreground(logit.ravel(), labels.ravel()), abs=1e-9)
+
+
+def test_foreground_ignores_unlabeled_pixels():
+    logit = leaf_of(0, (1, 3, 5))
+    (gradient,) = torch.autograd.grad(foreground(logit, LABELS), logit)
+    assert gradient[0][LABELS == UNLABELED].abs().max() == 0.0
+    assert gradient[0][LABELS != UNLABELED].abs().min() > 0.0
+
+
+def test_foreground_says_nothing_without_labelled_background():
+    logit = leaf_of(0, (1, 3, 5))
+    assert foreground(logit, torch.where(LABELS == BACKGROUND, UNLABELED, LABELS)).item() == 0.0
+    assert foreground(logit, torch.full((3, 5), UNLABELED)).item() == 0.0
+
+
+# The batch, and what it costs.
+
+
+def test_the_batch_is_the_mean_over_its_images():
+    random = draws(0)
+    embeddings = torch.randn(3, 2, 6, 6, generator=random)
+    labels = torch.randint(0, 4, (3, 6, 6), generator=random)
+    labels[1] = UNLABELED
+    embeddings[1] = 0.5  # one blob: its anchor is the same whatever is drawn
+    logits = torch.randn(3, 1, 6, 6, generator=random)
+    twins = embeddings + 0.3
+
+    def evaluate(rows):
+        output = NetOutput(embeddings[rows], logits[rows])
+        return dict(iterate_terms(spoco_loss(output, twins[rows], labels[rows], DEFAULTS, draws())))
+
+    alone = [evaluate([n]) for n in range(3)]
+    mean = {name: sum(values[name] for values in alone) / 3 for name in alone[0]}
+    assert evaluate([0, 1, 2]) == pytest.approx(mean, abs=1e-5)
+    assert evaluate([1, 1, 1, 1]) == pytest.approx(alone[1], abs=1e-6)
+    assert alone[1]["foreground"] == alone[1]["pull"] == 0.0
+    assert min(alone[0].values()) >= 0.0 < alone[0]["foreground"]
+
+
+class _Sizes(TorchDispatchMode):
+    """Record the largest tensor that any operation makes."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        results = result if isinstance(result, tuple | list) else [result]
+        for tensor in results:
+            if isinstance(tensor, torch.Tensor):
+                self.largest = max(self.largest, tensor.numel())
+        return result
+
+
+@pytest.mark.parametrize("dice", ["per_instance", "joint"])
+def test_memory_grows_with_the_pixels_and_not_with_pixels_times_instances(dice):
+    side, dims, count = 128, 16, 200
+    pixels = side * side
+    labels = torch.randint(-1, count + 1, (1, side, side), generator=draws(0))
+    embedding = torch.randn(1, dims, side, side, generator=draws(1), requires_grad=True)
+    output = NetOutput(embedding, None)
+    twin = torch.randn(1, dims, side, side, generator=draws(2))
+    saved = {}
+
+    def pack(tensor):
+        saved[tensor.data_ptr()] = tensor  # kept, so that no address is used twice
+        return tensor
+
+    sizes = _Sizes()
+    with sizes:
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            terms = spoco_loss(output, twin, labels, LossSettings(dice=dice), draws())
+        terms.total.backward()
+    assert len(find_clusters(embedding[0].detach(), labels[0]).instances) == count
+    # one chunk of instances at any moment, and of that nothing from forward to backward
+    assert pixels * dims < sizes.largest <= pixels * 32
+    assert sum(tensor.numel() for tensor in saved.values()) < pixels * count / 2
+    assert embedding.grad.abs().max() > 0
+
+
+def test_terms_are_named_in_the_order_of_their_weights():
+    words = LossSettings(**{f"{n}_weight": k for k, n in enumerate(LossTerms._fields[:-1])})
+    assert words.weights == tuple(float(k) for k in range(7))
+    terms = LossTerms(*(torch.tensor(float(k)) for k in range(8)))
+    assert list(iterate_terms(terms)) == list(zip(LossTerms._fields, range(8), strict=True))
