@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from spoco_zoo.errors import ImageError, SettingError, SpocoZooError
+from spoco_zoo.errors import ImageError, OutputError, SettingError, SpocoZooError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -176,7 +176,7 @@ def run(
             try:
                 count = _run_one(session, source, target, (recipe, tile, overlay, overwrite))
                 bar.console.print(f"{target}: {count} instances", highlight=False, soft_wrap=True)
-            except ImageError as error:
+            except (ImageError, OutputError) as error:
                 failed += 1
                 _complain(str(error))
             bar.advance(task)
@@ -199,7 +199,7 @@ def evaluate(
 
     from spoco_zoo import evaluate as score_files
     from spoco_zoo.evaluation import rows
-    from spoco_zoo.images import refuse_existing, write_bytes
+    from spoco_zoo.files import refuse_existing, write_bytes
 
     if json is not None:
         refuse_existing(json, overwrite=overwrite)
@@ -226,7 +226,8 @@ def _run_one(
     """Segment one file; the count of its instances."""
     from spoco_zoo.figures import overlay as draw
     from spoco_zoo.figures import write_png
-    from spoco_zoo.images import read_image, refuse_existing, write_labels
+    from spoco_zoo.files import refuse_existing
+    from spoco_zoo.images import read_image, write_labels
     from spoco_zoo.segmentation import segment
 
     recipe, tile, overlay, overwrite = wishes

@@ -6,6 +6,7 @@ An error is one sentence: what is wrong, with the value; what was expected; what
     ├── PackageError       a bioimage.io package that cannot be trusted or understood
     ├── SettingError       a word or number in a spec, a flag or an argument
     ├── ImageError         an image or label file, or what is in it
+    ├── OutputError        a file that cannot be written, or would replace another
     ├── DeviceError        hardware that was asked for and is not there
     └── MissingExtraError  an optional part that is not installed
 """
@@ -25,6 +26,10 @@ class SettingError(SpocoZooError, ValueError):
 
 class ImageError(SpocoZooError):
     """An image or label file is missing, unreadable or holds impossible values."""
+
+
+class OutputError(SpocoZooError):
+    """A file cannot be written, or would replace another."""
 
 
 class DeviceError(SpocoZooError):

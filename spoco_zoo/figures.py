@@ -8,8 +8,6 @@ Not here: label images for other programs (`images`), and outlines as polygons (
 """
 
 import csv
-import os
-import secrets
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -20,6 +18,7 @@ from jaxtyping import Bool, Float, Integer, Shaped, UInt8
 from PIL import Image
 
 from spoco_zoo.errors import ImageError, MissingExtraError, SettingError
+from spoco_zoo.files import refuse_existing, write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -127,17 +126,16 @@ def side_by_side(
     return row
 
 
-def write_png(path: Path, pixels: UInt8[np.ndarray, "..."], overwrite: bool = False) -> None:
+def write_png(path: Path, pixels: UInt8[np.ndarray, "..."], *, overwrite: bool = False) -> None:
     """Write a picture, whole or not at all.
 
     Raises:
-        ImageError: the file exists and may not be overwritten, or its folder does not exist.
+        OutputError: The file exists and may not be overwritten, or the disk refuses it.
     """
-    if path.exists() and not overwrite:
-        raise ImageError(f"{path} exists: choose another name or add --overwrite")
+    refuse_existing(path, overwrite=overwrite)
     buffer = BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG")
-    _write_whole(path, buffer.getvalue())
+    write_bytes(path, buffer.getvalue(), overwrite=overwrite)
 
 
 def training_curves(history_csv: Path, target: Path) -> None:
@@ -173,7 +171,7 @@ def training_curves(history_csv: Path, target: Path) -> None:
     rows[-1].set_xlabel("step")
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
-    _write_whole(target, buffer.getvalue())
+    write_bytes(target, buffer.getvalue(), overwrite=True)
 
 
 def _colors_of(ids: Integer[np.ndarray, " n"]) -> UInt8[np.ndarray, "n 3"]:
@@ -277,16 +275,3 @@ def _draw_losses(axes: "Axes", history: dict[str, Float[np.ndarray, " n"]]) -> N
         if all(np.nanmin(history[name]) >= 0 for name in names):
             axes.set_yscale("log")
     axes.set_ylabel("loss")
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """Write beside the target first, so that no half file is ever found under its name."""
-    if not path.parent.is_dir():
-        raise ImageError(f"{path.parent} is not a folder: make it or choose another name")
-    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        unfinished.write_bytes(content)
-        os.replace(unfinished, path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise

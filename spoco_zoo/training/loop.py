@@ -7,6 +7,7 @@
     ├── last.pt           networks, optimiser and step: where --resume goes on
     ├── best.pt           the same at the best validation score
     ├── history.csv       the terms of the loss over the steps
+    ├── curves.png        the same as a picture
     ├── recipe.json       how embeddings become instances, and the score that this reached
     └── tensorboard/
 
@@ -18,10 +19,8 @@ step, in `pair.update`, and nowhere else.
 import csv
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from spoco_zoo.errors import DeviceError, SettingError
+from spoco_zoo.figures import training_curves
+from spoco_zoo.files import write_bytes, write_whole
 from spoco_zoo.spec import Spec, dump_spec, load_spec
 from spoco_zoo.training.loss import LossTerms, iterate_terms, spoco_loss
 from spoco_zoo.training.momentum import MomentumPair
@@ -95,8 +96,11 @@ def train(spec: Spec, data: Path, run_folder: Path, options: TrainOptions) -> Tr
     validation = validation[: spec.schedule.validation_images]
     spec = _with_channels(spec, samples)
     run = _Run.open(spec, run_folder, device, resume=options.resume)
-    if not options.resume:
-        run.describe(samples, validation)
+    chosen = _list_instances(samples, validation)
+    if options.resume:
+        run.check_instances(chosen)
+    else:
+        run.describe(samples, validation, chosen)
     deadline = None if options.max_minutes is None else time.monotonic() + 60 * options.max_minutes
     with run:
         for step, batch in _batches(samples, spec, run.step, device):
@@ -114,6 +118,7 @@ def train(spec: Spec, data: Path, run_folder: Path, options: TrainOptions) -> Tr
                 return TrainResult(run_folder, run.step, finished=False, fitted=None)
         run.save("last.pt")
         fitted = run.fit(validation)
+    training_curves(run_folder / "history.csv", run_folder / "curves.png")
     return TrainResult(run_folder, run.step, finished=True, fitted=fitted)
 
 
@@ -157,15 +162,22 @@ class _Run:
     def __exit__(self, *_: object) -> None:
         self.board.close()
 
-    def describe(self, samples: Sequence[Sample], validation: Sequence[Sample]) -> None:
+    def check_instances(self, chosen: dict[str, Any]) -> None:
+        """Refuse to go on with other images or instances than at the start."""
+        path = self.folder / "instances.json"
+        if not path.is_file() or json.loads(path.read_text(encoding="utf-8")) != chosen:
+            raise SettingError(
+                f"{path}: lists other images or instances than the data now: "
+                "resume with the folder of its start"
+            )
+
+    def describe(
+        self, samples: Sequence[Sample], validation: Sequence[Sample], chosen: dict[str, Any]
+    ) -> None:
         """Write what this run is, before it starts."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_text(self.folder / "spec.yaml", dump_spec(self.spec))
-        chosen = {
-            "train": {sample.name: list(sample.kept) for sample in samples},
-            "val": {sample.name: list(sample.kept) for sample in validation},
-        }
-        write_text(self.folder / "instances.json", json.dumps(chosen, indent=1))
+        _write_text(self.folder / "spec.yaml", dump_spec(self.spec))
+        _write_text(self.folder / "instances.json", json.dumps(chosen, indent=1))
         facts = {
             "torch": torch.__version__,
             "device": str(self.device),
@@ -175,7 +187,7 @@ class _Run:
             "train_instances": sum(len(sample.kept) for sample in samples),
             "val_images": len(validation),
         }
-        write_text(self.folder / "environment.json", json.dumps(facts, indent=1))
+        _write_text(self.folder / "environment.json", json.dumps(facts, indent=1))
         self.save("last.pt")
 
     def take_step(self, batch: Batch) -> LossTerms:
@@ -265,26 +277,24 @@ class _Run:
             "validation": fitted.scores,
             "validation_images": len(validation),
         }
-        write_text(self.folder / "recipe.json", json.dumps(content, indent=1))
+        _write_text(self.folder / "recipe.json", json.dumps(content, indent=1))
         return fitted
 
     def save(self, name: str) -> None:
         """Write a checkpoint under its name only when it is complete, and the history."""
-        _save_whole(
-            self.folder / name,
-            {
-                "version": CHECKPOINT_VERSION,
-                "step": self.step,
-                "best_score": self.best_score,
-                "spec": self.spec.model_dump_json(),
-                "pair": self.pair.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "recent": [[terms, seconds] for terms, seconds in self.recent],
-            },
-        )
+        state = {
+            "version": CHECKPOINT_VERSION,
+            "step": self.step,
+            "best_score": self.best_score,
+            "spec": self.spec.model_dump_json(),
+            "pair": self.pair.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "recent": [[terms, seconds] for terms, seconds in self.recent],
+        }
+        write_whole(self.folder / name, lambda file: torch.save(state, file), overwrite=True)
         lines = [["step", "total", *_TERMS, "learning_rate", "seconds_per_step", "score"]]
         text = "\n".join(",".join(str(v) for v in row) for row in [*lines, *self.rows])
-        write_text(self.folder / "history.csv", text + "\n")
+        _write_text(self.folder / "history.csv", text + "\n")
 
     def _load(self) -> None:
         path = self.folder / "last.pt"
@@ -378,18 +388,14 @@ def learning_rate(spec: Spec, step: int) -> float:
     return schedule.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a small text file whole or not at all, over the old one."""
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
 _TERMS = LossTerms._fields[:-1]
+
+
+def _list_instances(samples: Sequence[Sample], validation: Sequence[Sample]) -> dict[str, Any]:
+    return {
+        "train": {sample.name: list(sample.kept) for sample in samples},
+        "val": {sample.name: list(sample.kept) for sample in validation},
+    }
 
 
 def _batches(
@@ -464,17 +470,8 @@ def _with_channels(spec: Spec, samples: Sequence[Sample]) -> Spec:
     return spec.model_copy(update={"net": net})
 
 
-def _save_whole(path: Path, state: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        with temporary.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+def _write_text(path: Path, text: str) -> None:
+    write_bytes(path, text.encode(), overwrite=True)
 
 
 def _mix(seed: int, step: int) -> int:
