@@ -34,12 +34,13 @@ from spoco_zoo.labels import (
 
 Labels = UInt32[np.ndarray, "*space"]
 Points = Float[np.ndarray, "n e"]
+Modes = Float[np.ndarray, "m e"]
 
 _MOST_POINTS = 20_000  # HDBSCAN is exact up to here; beyond, it sees an even sample
 _MOST_MODE_POINTS = 4_000  # mean-shift seeks modes among at most so many
 _MOST_STEPS = 50
 _POINTS_AT_ONCE = 16_384
-_SEEDS_AT_ONCE = 64
+_SEEDS_AT_ONCE = 32
 
 
 class _Settings(BaseModel):
@@ -187,7 +188,7 @@ def cluster(
 
 def mean_shift(
     points: Points, bandwidth: float, min_crowd: int = 1
-) -> tuple[Points, Int[np.ndarray, " n"]]:
+) -> tuple[Modes, Int[np.ndarray, " n"]]:
     """Find the modes of a flat kernel and the nearest one within the bandwidth of each point.
 
     Modes are sought among every `step`-th point, so that at most some thousand take part; each
@@ -228,7 +229,7 @@ def mean_shift(
     return modes + centre, _nearest_mode(points, modes, squared)
 
 
-def _nearest_mode(points: Points, modes: Points, squared: np.float32) -> Int[np.ndarray, " n"]:
+def _nearest_mode(points: Points, modes: Modes, squared: np.float32) -> Int[np.ndarray, " n"]:
     nearest = np.empty(len(points), np.intp)
     for start in range(0, len(points), _POINTS_AT_ONCE):
         part = points[start : start + _POINTS_AT_ONCE]
@@ -240,8 +241,8 @@ def _nearest_mode(points: Points, modes: Points, squared: np.float32) -> Int[np.
 
 
 def _climb(
-    seeds: Points, points: Points, lengths: Float[np.ndarray, " n"], squared: np.float32
-) -> tuple[Points, Int[np.ndarray, " s"]]:
+    seeds: Modes, points: Points, lengths: Float[np.ndarray, " n"], squared: np.float32
+) -> tuple[Modes, Int[np.ndarray, " m"]]:
     """Shift seeds to the mean of the points within the bandwidth until they rest."""
     here = seeds.copy()
     crowd = np.ones(len(seeds), np.intp)
@@ -265,8 +266,8 @@ def _climb(
 
 
 def _merge_modes(
-    modes: Points, crowds: Int[np.ndarray, " m"], squared: np.float32
-) -> tuple[Points, Int[np.ndarray, " m"]]:
+    modes: Modes, crowds: Int[np.ndarray, " m"], squared: np.float32
+) -> tuple[Float[np.ndarray, "k e"], Int[np.ndarray, " k"]]:
     """Keep the most crowded of all modes that lie within one bandwidth."""
     order = np.argsort(-crowds, kind="stable")
     kept: list[int] = []
@@ -280,7 +281,7 @@ def _merge_modes(
 
 
 def _squared_distances(
-    centers: Points, points: Points, lengths: Float[np.ndarray, " n"]
+    centers: Modes, points: Points, lengths: Float[np.ndarray, " n"]
 ) -> Float[np.ndarray, "m n"]:
     distances: np.ndarray = centers @ points.T
     distances *= -2

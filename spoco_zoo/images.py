@@ -5,11 +5,8 @@ Inside the house an image is `(c, *space)` and a label image is `*space`, both i
 whole or not at all. Volumes larger than memory are not here.
 """
 
-import os
 import re
-import tempfile
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,6 +15,7 @@ import numpy as np
 from jaxtyping import Integer, UInt32
 
 from spoco_zoo.errors import ImageError
+from spoco_zoo.files import write_whole
 
 SUFFIXES = (".tif", ".tiff", ".png", ".npy")
 
@@ -133,8 +131,8 @@ def write_labels(
     16 bit when every id fits, else 32 bit. The file appears whole or not at all.
 
     Raises:
-        ImageError: The labels are no label image, or the file exists and may not be overwritten,
-            or cannot be written.
+        ImageError: The labels are not integers, negative, or above the range of uint32.
+        OutputError: The file exists and may not be overwritten, or the disk refuses it.
     """
     import tifffile
 
@@ -173,48 +171,6 @@ def write_labels(
         )
 
     write_whole(path, write, overwrite=overwrite)
-
-
-def write_whole(path: Path, write: Callable[[BinaryIO], None], *, overwrite: bool = False) -> None:
-    """Write a file under another name and give it its own only when it is complete.
-
-    Raises:
-        ImageError: The file exists and may not be overwritten, or the disk refuses it.
-    """
-    path = Path(path)
-    refuse_existing(path, overwrite=overwrite)
-    temporary: Path | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-        temporary = Path(name)
-        os.close(handle)
-        with temporary.open("w+b") as file:  # by its name, which tifffile asks for
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-        temporary = None
-    except OSError as error:
-        reason = error.strerror or error
-        raise ImageError(
-            f"{path}: cannot be written ({reason}): free space or choose another folder"
-        ) from error
-    finally:
-        if temporary is not None:
-            with suppress(OSError):
-                temporary.unlink()
-
-
-def refuse_existing(path: Path, *, overwrite: bool) -> None:
-    """Stop before work is done for a file that may not be written.
-
-    Raises:
-        ImageError: The file exists and may not be overwritten.
-    """
-    if path.exists() and not overwrite:
-        raise ImageError(f"{path}: exists already: choose another name or add --overwrite")
 
 
 def find_images(inputs: Iterable[Path | str]) -> list[Path]:
@@ -290,12 +246,6 @@ def _by_stem(folder: Path) -> dict[str, Path]:
                 f"{folder}: holds both {rival.name} and {path.name}: keep one file per name"
             )
     return found
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _read_array(path: Path) -> tuple[np.ndarray, str | None, tuple[float, ...] | None]:

@@ -10,8 +10,11 @@ that makes instances of embeddings.
 """
 
 import hashlib
+import os
 import re
+import stat
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -32,6 +35,7 @@ from spoco_zoo.normalization import (
 RDF_NAME = "rdf.yaml"
 _MOST_RDF_BYTES = 4_000_000
 _MOST_FILE_BYTES = 4_000_000_000
+_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error)
 _MOST_RATIO = 500  # of a zip member's size to its compressed size
 
 
@@ -102,6 +106,10 @@ class _Tensor(_Foreign):
         return None
 
 
+class _Output(_Tensor):
+    postprocessing: tuple[Any, ...] = ()
+
+
 class _Input(_Tensor):
     preprocessing: tuple[dict[str, Any], ...] = ()
 
@@ -126,7 +134,7 @@ class _Rdf(_Foreign):
     name: str
     description: str = ""
     inputs: tuple[_Input, ...]
-    outputs: tuple[_Tensor, ...]
+    outputs: tuple[_Output, ...]
     weights: _Weights
     config: _Config = _Config()
 
@@ -202,7 +210,7 @@ def _parse_rdf(location: Path) -> dict[str, Any]:
         words = yaml.load(content.decode("utf-8"), Loader=_PlainLoader)
     except UnicodeDecodeError as error:
         raise PackageError(f"{place}: is not UTF-8 text: the file is damaged") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except Exception as error:  # a tag on a wrong value makes PyYAML raise anything
         reason = str(getattr(error, "problem", None) or type(error).__name__)
         raise PackageError(f"{place}: is not plain YAML ({reason}): the file is damaged") from error
     if not isinstance(words, dict):
@@ -266,6 +274,11 @@ def _understand(location: Path, rdf: _Rdf) -> Package:
             f"{place}: outputs are {', '.join(outputs)}: "
             f"expected embedding, and at most {known[1]} and {known[2]}"
         )
+    for tensor in rdf.outputs:
+        if tensor.postprocessing:
+            raise PackageError(
+                f"{place}: {tensor.id} has postprocessing: expected none; export the package again"
+            )
     if onnx.source not in config.files or onnx.sha256 not in (None, config.files[onnx.source]):
         raise PackageError(
             f"{place}: {onnx.source} has no sha256, or two that differ: export the package again"
@@ -307,7 +320,8 @@ def _check_recipe(place: Path, recipe: Recipe, outputs: Mapping[str, _Tensor]) -
 
 def _find_normalization(place: Path, image: _Input, space: str) -> Normalization:
     """Translate the preprocessing of the format, or refuse what would be another result."""
-    operations = [op for op in image.preprocessing if op.get("id") != "ensure_dtype"]
+    plain = {"id": "ensure_dtype", "kwargs": {"dtype": "float32"}}  # what is done anyway
+    operations = [op for op in image.preprocessing if op != plain]
     if not operations:
         return ScaleLinear()
     first = operations[0]
@@ -389,12 +403,15 @@ def _read_member(location: Path, name: str) -> bytes:
 
 def _read_from_folder(location: Path, name: str) -> bytes:
     path = location / name
-    if not path.resolve().is_relative_to(location.resolve()):
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(location)):
         raise PackageError(
             f"{location}: the file {name!r} is a link that leaves the package: copy it inside"
         )
     try:
-        if path.stat().st_size > _MOST_FILE_BYTES:
+        info = path.stat()
+        if not stat.S_ISREG(info.st_mode):  # a pipe would be waited for
+            raise PackageError(f"{path}: is no plain file: copy or export the package again")
+        if info.st_size > _MOST_FILE_BYTES:
             raise PackageError(f"{path}: is larger than {_MOST_FILE_BYTES} bytes: not read")
         return path.read_bytes()
     except OSError as error:
@@ -420,12 +437,14 @@ def _read_from_zip(location: Path, name: str) -> bytes:
                     f"{location}: {name!r} unpacks to {info.file_size} bytes from "
                     f"{info.compress_size}: refused as a zip bomb"
                 )
-            return archive.read(info)
-    except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError, ValueError) as error:
-        raise PackageError(
-            f"{location}: cannot be read as a zip ({error}): download or export it again"
-        ) from error
-    except zipfile.zlib.error as error:  # type: ignore[attr-defined]
+            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise PackageError(
+                    f"{location}: {name!r} is compressed by method {info.compress_type}: "
+                    "expected deflate; zip it again"
+                )
+            with archive.open(info) as file:
+                return file.read(info.file_size)  # no more than it says, whatever it holds
+    except (*_ZIP_ERRORS, OSError, RuntimeError, ValueError, EOFError) as error:
         raise PackageError(
             f"{location}: cannot be read as a zip ({error}): download or export it again"
         ) from error

@@ -39,6 +39,7 @@ FILES = {
     "state_dict": "weights.pt",
     "architecture": "net.py",
     "input": "test_input.npy",
+    "sample": "sample_image.tif",
     "card": "README.md",
     "cover": "cover.png",
 }
@@ -128,6 +129,7 @@ def _input(spec: Spec, facts: Facts) -> dict[str, Any]:
         "axes": _axes(channels, sizes),
         "data": {"type": "float32"},
         "test_tensor": _file(FILES["input"], facts),
+        "sample_tensor": _file(FILES["sample"], facts),
         "preprocessing": _preprocessing(spec.data.normalization, "zyx"[-len(sizes) :]),
     }
 

@@ -86,6 +86,7 @@ def export_package(run_folder: Path, target: Path, options: ExportOptions) -> Pa
             options.on_stage("writing ONNX, TorchScript and state dict")
             draft.write_weights()
             draft.write_test_tensors()
+            draft.write_sample()
             options.on_stage("comparing torch, TorchScript and ONNX Runtime, tiles and whole")
             proven = draft.prove()
             (folder / FILES["card"]).write_text(write_card(run, proven, scores), encoding="utf-8")
@@ -162,6 +163,20 @@ class _Draft:
             outputs = self.net(torch.from_numpy(normalized)[None])
         for name, output in zip(output_names(self.net), outputs, strict=True):
             np.save(self.folder / test_output_name(name), output.numpy())
+
+    def write_sample(self) -> None:
+        """Write an image to try the package on, simulated as the test input is."""
+        import tifffile
+
+        space = (384, 512) if self.spec.net.dimensions == 2 else (32, 128, 128)
+        image = self._simulate(space, seed=2)
+        axes = "CZYX"[-image.ndim :] if image.ndim == 4 else "CYX"
+        tifffile.imwrite(
+            self.folder / FILES["sample"],
+            image if self.channels > 1 else image[0],
+            compression="zlib",
+            metadata={"axes": axes if self.channels > 1 else axes[1:]},
+        )
 
     def prove(self) -> Proven:
         """Measure the graphs through the runtime that `run` uses, and draw the cover."""

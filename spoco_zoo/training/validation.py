@@ -191,7 +191,9 @@ def _candidates(recipe: Recipe, embedded: Sequence[Embedded]) -> dict[str, list[
     if isinstance(recipe.clustering, Hdbscan):
         candidates["epsilon"] = [recipe.clustering.epsilon * f for f in (0.5, 1.5, 2.0)]
     else:
-        candidates["bandwidth"] = [recipe.clustering.bandwidth * f for f in (1.5, 2.0, 2.5, 3.0)]
+        candidates["bandwidth"] = [
+            recipe.clustering.bandwidth * f for f in (0.5, 0.75, 1.25, 1.5, 2.0)
+        ]
     if sizes:
         # below the smallest labelled instances there is only dirt
         candidates["min_size"] = [

@@ -428,6 +428,22 @@ def test_gradients_are_finite_where_all_embeddings_coincide(states):
         assert torch.isfinite(gradient).all()
 
 
+def test_distances_keep_their_digits_far_from_the_origin():
+    """Nothing but a weak norm holds the embedding near zero; float32 must do where it drifts."""
+    embedding = torch.round(torch.randn(8, 12, 12, generator=draws(0)) * 512) / 1024
+    labels = torch.randint(-1, 5, (12, 12), generator=draws(1))
+    near, far = (dict(iterate_terms(without_consistency(e, labels))) for e in _moved(embedding))
+    twins = [consistency((e, e), labels, DEFAULTS, draws()).item() for e in _moved(embedding)]
+    for name in ("pull", "push", "unlabeled_push", "instance"):
+        assert near[name] > 0.01
+        assert far[name] == pytest.approx(near[name], rel=1e-3), name
+    assert twins == pytest.approx([0.0, 0.0], abs=1e-5)
+
+
+def _moved(embedding):
+    return embedding, embedding + 256.0  # exact in float32, since all are multiples of 1 / 1024
+
+
 # Gradients by finite differences.
 
 

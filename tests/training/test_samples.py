@@ -174,6 +174,8 @@ def test_another_seed_makes_other_batches():
     assert not equal(first[0], other[0])
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # on one core
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # Python 3.12 on forks
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_number_of_workers_changes_nothing(workers):
     samples = [make_sample(checkers((60, 60), 9), name=name) for name in ("a", "b")]

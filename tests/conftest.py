@@ -1,0 +1,209 @@
+"""Small worlds for the tests: hand-made packages, painted images with a known answer, a run.
+
+What the packages compute stands in `data/make_tiny_package.py`. Every test gets copies of its
+own, so it may damage them.
+"""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import yaml
+
+import spoco_zoo
+from spoco_zoo.labels import relabel
+from spoco_zoo.package import load_package
+
+DATA = Path(__file__).parent / "data"
+
+
+@pytest.fixture
+def copy_tiny(tmp_path):
+    """Copy `package`, `momentum` or `volume` and return its folder."""
+
+    def copy(kind):
+        return Path(shutil.copytree(DATA / f"tiny_{kind}", tmp_path / f"tiny_{kind}"))
+
+    return copy
+
+
+@pytest.fixture
+def tiny_package(copy_tiny):
+    """A package for images: the path of a copy."""
+    return copy_tiny("package")
+
+
+@pytest.fixture
+def load_tiny():
+    """Load a package of `data` where it lies, for tests that damage nothing."""
+    return lambda kind: load_package(DATA / f"tiny_{kind}")
+
+
+@pytest.fixture
+def edit_rdf():
+    """Change the words of a package's `rdf.yaml` by a function, and state the true hashes."""
+
+    def edit(folder, change=lambda words: None, *, rehash=True):
+        path = folder / "rdf.yaml"
+        words = yaml.safe_load(path.read_text())
+        files = words["config"]["spoco_zoo"]["files"]
+        if rehash:
+            names = sorted(p.name for p in folder.iterdir() if p.is_file() and p != path)
+            hashes = {n: hashlib.sha256((folder / n).read_bytes()).hexdigest() for n in names}
+            files.update(hashes)
+            words["weights"]["onnx"]["sha256"] = files["weights.onnx"]
+        change(words)
+        path.write_text(yaml.safe_dump(words, sort_keys=False))
+
+    return edit
+
+
+@pytest.fixture
+def zip_folder():
+    """Zip the files of a folder, at the top of the zip unless under another name."""
+
+    def write(folder, target, prefix="", compression=zipfile.ZIP_DEFLATED):
+        with zipfile.ZipFile(target, "w", compression) as file:
+            for path in sorted(folder.iterdir()):
+                file.write(path, prefix + path.name)
+        return target
+
+    return write
+
+
+def _disc(shape, center, radius):
+    """Pixels within `radius` of `center`, in any number of axes."""
+    grid = np.ogrid[tuple(slice(n) for n in shape)]
+    return sum((g - c) ** 2 for g, c in zip(grid, center, strict=True)) <= radius**2
+
+
+@pytest.fixture
+def paint():
+    """Paint discs or balls of known grey on dark, with their truth.
+
+    Two of them touch and differ in grey; two are of one grey and lie apart.
+    """
+
+    def draw(n_axes=2, size=72):
+        shape = (size - 10, size) if n_axes == 2 else (12, 30, 36)
+        discs = {
+            2: [
+                ((15, 14), 10, 150),
+                ((15, 33), 10, 90),
+                ((16, 58), 8, 90),
+                ((44, 20), 11, 250),
+                ((45, 52), 12, 200),
+            ],
+            3: [((5, 9, 9), 6, 150), ((6, 9, 20), 5.5, 90), ((6, 22, 16), 5, 250)],
+        }
+        image, truth = np.full(shape, 10, np.uint8), np.zeros(shape, np.uint32)
+        for number, (center, radius, grey) in enumerate(discs[n_axes], start=1):
+            inside = _disc(shape, center, radius)
+            image[inside], truth[inside] = grey, number
+        return image, relabel(truth)
+
+    return draw
+
+
+@pytest.fixture
+def painted(paint):
+    """The painted image of discs, and its truth."""
+    return paint()
+
+
+@pytest.fixture
+def image_folder(paint, tmp_path):
+    """Three painted TIFF images of different size with a pixel size of 0.25 µm."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name, size in (("a", 72), ("b", 75), ("c", 80)):
+        tifffile.imwrite(
+            folder / f"{name}.tif",
+            paint(size=size)[0],
+            imagej=True,
+            resolution=(4, 4),
+            metadata={"unit": "um", "axes": "YX"},
+        )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def start_python():
+    """Start Python in a subprocess that finds the package; keyword arguments as for Popen."""
+
+    def start(*arguments, **options):
+        root = str(Path(spoco_zoo.__file__).parents[1])
+        paths = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH")) if p)
+        return subprocess.Popen(
+            [sys.executable, *map(str, arguments)],
+            env=os.environ | {"PYTHONPATH": paths, "COLUMNS": "200"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            **options,
+        )
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def nuclei_data(tmp_path_factory):
+    """A folder as `train` takes it: three simulated images to train on and two to validate."""
+    from spoco_zoo.simulation import NucleiSettings, simulate_nuclei
+
+    root = tmp_path_factory.mktemp("nuclei")
+    easy = NucleiSettings(clustering=0, defocus=0, noise_sigma=0.002, brightness_spread=0.05)
+    for part, seeds in (("train", (0, 1, 2)), ("val", (3, 4))):
+        for kind in ("images", "labels"):
+            (root / part / kind).mkdir(parents=True)
+        for seed in seeds:
+            image, labels = simulate_nuclei((64, 72), seed, easy)
+            tifffile.imwrite(root / part / "images" / f"{seed}.tif", image)
+            tifffile.imwrite(root / part / "labels" / f"{seed}.tif", labels.astype(np.uint16))
+    return root
+
+
+TINY_SPEC = {
+    "name": "tiny-nuclei",
+    "net": {"widths": [4, 8], "embedding_dim": 4},
+    "loss": {"consistency_weight": 0.0},
+    "schedule": {
+        "steps": 20,
+        "batch_size": 2,
+        "crop": [32, 32],
+        "warmup_steps": 2,
+        "validate_every": 20,
+        "workers": 0,
+        "precision": "float32",
+        "learning_rate": 0.01,
+    },
+    "card": {"title": "Tiny nuclei (test)", "license": "CC0-1.0", "tags": ["nuclei", "2d"]},
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_spec(tmp_path_factory):
+    """Path of a spec of a network that trains in seconds."""
+    path = tmp_path_factory.mktemp("spec") / "tiny.yaml"
+    path.write_text(yaml.safe_dump(TINY_SPEC))
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory, nuclei_data, tiny_spec):
+    """The folder of a finished run; needs torch."""
+    pytest.importorskip("torch")
+    from spoco_zoo.spec import load_spec
+    from spoco_zoo.training import TrainOptions, train
+
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    result = train(load_spec(tiny_spec), nuclei_data, folder, TrainOptions(device="cpu"))
+    assert result.finished
+    return folder
