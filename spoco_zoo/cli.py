@@ -50,11 +50,8 @@ def main() -> None:
     try:
         app()
     except SpocoZooError as error:
-        _complain(str(error))
+        _complain(error)
         sys.exit(1)
-    except KeyboardInterrupt:
-        _complain("stopped")
-        sys.exit(130)
 
 
 @app.callback(invoke_without_command=True)
@@ -94,6 +91,8 @@ def train(
     from spoco_zoo.spec import Spec, change_spec, load_spec
     from spoco_zoo.training import TrainOptions
 
+    if out.is_file():
+        raise SettingError(f"--out is {out}, which is a file: expected a folder for the run")
     started = out / "spec.yaml"
     recipe = load_spec(spec or started) if spec or (resume and started.exists()) else Spec()
     changes: dict[str, dict[str, Any]] = {
@@ -167,7 +166,7 @@ def run(
 
     loaded = load_package(package)
     recipe = _change_recipe(loaded, method, bandwidth, min_size)
-    targets = _name_targets(find_images(inputs), out)
+    targets = _name_targets(find_images(inputs), out, overlay=overlay)
     failed = 0
     with EmbeddingSession(loaded, device) as session, _progress_bar() as bar:
         task = bar.add_task(f"{loaded.name} on {session.device}", total=len(targets), detail="")
@@ -178,7 +177,7 @@ def run(
                 bar.console.print(f"{target}: {count} instances", highlight=False, soft_wrap=True)
             except (ImageError, OutputError) as error:
                 failed += 1
-                _complain(str(error))
+                _complain(error)
             bar.advance(task)
     typer.echo(f"{len(targets) - failed} of {len(targets)} images done", err=bool(failed))
     if failed:
@@ -231,7 +230,7 @@ def _run_one(
     from spoco_zoo.segmentation import segment
 
     recipe, tile, overlay, overwrite = wishes
-    picture = target.parent / "overlays" / f"{target.stem}.png"
+    picture = _picture_of(target)
     for path in (target, picture) if overlay else (target,):
         refuse_existing(path, overwrite=overwrite)
     image = read_image(source, session.package.n_axes)
@@ -240,7 +239,6 @@ def _run_one(
     except ImageError as error:
         raise ImageError(f"{source}: {error}") from error
     if overlay:
-        picture.parent.mkdir(parents=True, exist_ok=True)
         write_png(picture, draw(image.pixels, labels), overwrite=overwrite)
     write_labels(target, labels, image.scale_um, overwrite=overwrite)
     return int(labels.max(initial=0))
@@ -273,8 +271,8 @@ def _change_recipe(
         raise SettingError(explain(error, Recipe)) from error
 
 
-def _name_targets(sources: list[Path], out: Path) -> list[tuple[Path, Path]]:
-    """Say where the labels of each image go; no two to one place, none over its image."""
+def _name_targets(sources: list[Path], out: Path, *, overlay: bool) -> list[tuple[Path, Path]]:
+    """Say where the labels of each image go; no two to one place, none over an image."""
     from spoco_zoo.images import stem_of
 
     if len(sources) == 1 and out.suffix.lower() in (".tif", ".tiff"):
@@ -286,9 +284,11 @@ def _name_targets(sources: list[Path], out: Path) -> list[tuple[Path, Path]]:
             )
         targets = [(source, out / f"{stem_of(source)}.tif") for source in sources]
     taken: dict[Path, Path] = {}
+    images = {source.resolve() for source in sources}
     for source, target in targets:
-        if target.exists() and target.resolve() == source.resolve():
-            raise SettingError(f"--out would replace the image {source}: choose another folder")
+        for path in (target, _picture_of(target)) if overlay else (target,):
+            if path.resolve() in images:
+                raise SettingError(f"--out would replace the image {path}: choose another folder")
         if target in taken:
             raise SettingError(
                 f"{taken[target]} and {source} would both be written to {target}: "
@@ -296,6 +296,11 @@ def _name_targets(sources: list[Path], out: Path) -> list[tuple[Path, Path]]:
             )
         taken[target] = source
     return targets
+
+
+def _picture_of(target: Path) -> Path:
+    """Say where the overlay of a label image goes."""
+    return target.parent / "overlays" / f"{target.stem}.png"
 
 
 class _Interrupt:
@@ -315,7 +320,7 @@ class _Interrupt:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
-        _complain("stopping after this step; press Ctrl-C again to stop at once")
+        typer.echo("stopping after this step; press Ctrl-C again to stop at once", err=True)
 
 
 def _training_task(bar: "Progress") -> Callable[["StepReport"], None]:
@@ -361,5 +366,5 @@ def _console(*, stderr: bool = True) -> "Console":
     return Console(stderr=stderr)
 
 
-def _complain(sentence: str) -> None:
-    typer.echo(f"Error: {sentence}" if sentence != "stopped" else "stopped", err=True)
+def _complain(error: SpocoZooError) -> None:
+    typer.echo(f"Error: {error}", err=True)

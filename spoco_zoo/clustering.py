@@ -8,9 +8,10 @@ same one, so nothing is lost; modes of far instances cannot disturb each other, 
 grows with the area, not with its square.
 
 What a method leaves open is closed in space. An embedding changes over a few pixels between
-two instances; pixels on that slope are near no mode, or near the mode of a third instance.
-So only pixels within the bandwidth of a mode take it; disconnected parts and specks are cut
-off; and foreground pixels then still without an instance take that of a neighbour.
+two instances; pixels on that slope are near no mode, or near the mode of a third instance,
+and along a straight border many of them agree. So modes are sought among pixels off the
+slopes; only pixels within the bandwidth of a mode take it; disconnected parts and specks are
+cut off; and foreground pixels then still without an instance take that of a neighbour.
 
 Nothing here knows of tiles or files, and nothing is random but the anchors of the consistency
 test, which are drawn from a seed.
@@ -187,7 +188,10 @@ def cluster(
 
 
 def mean_shift(
-    points: Points, bandwidth: float, min_crowd: int = 1
+    points: Points,
+    bandwidth: float,
+    min_crowd: int = 1,
+    is_flat: Bool[np.ndarray, " n"] | None = None,
 ) -> tuple[Modes, Int[np.ndarray, " n"]]:
     """Find the modes of a flat kernel and the nearest one within the bandwidth of each point.
 
@@ -200,44 +204,60 @@ def mean_shift(
         points: The embeddings.
         bandwidth: Radius of the kernel.
         min_crowd: Modes with fewer points within the bandwidth are dropped.
+        is_flat: The points among which modes are sought, at least one; all where left out.
 
     Returns:
         The modes, the most crowded first, and the mode of every point, -1 for none.
     """
     squared = np.float32(bandwidth * bandwidth)
-    centre = points.mean(axis=0, dtype=np.float64).astype(np.float32)
-    points = points.astype(np.float32, copy=False) - centre  # far from 0, distances lose digits
-    if (points * points).sum(axis=1).max() <= squared:
-        return centre[None], np.zeros(len(points), np.intp)
-    step = -(-len(points) // _MOST_MODE_POINTS)
-    sample = np.ascontiguousarray(points[::step])
-    lengths = (sample * sample).sum(axis=1)
-    uncovered = np.ones(len(sample), dtype=bool)
+    flat = points if is_flat is None else points[is_flat]
+    # far from 0, distances lose digits
+    centre = flat.mean(axis=0, dtype=np.float64).astype(np.float32)
+    points = points.astype(np.float32, copy=False) - centre
+    flat = points if is_flat is None else points[is_flat]
+    if (flat * flat).sum(axis=1).max() <= squared:
+        modes = np.zeros((1, flat.shape[1]), np.float32)
+    else:
+        step = -(-len(flat) // _MOST_MODE_POINTS)
+        modes = _find_modes(np.ascontiguousarray(flat[::step]), squared)
+    nearest, crowds = _nearest_mode(points, modes, squared)
+    crowded = crowds >= min_crowd
+    if not crowded.all():
+        modes = modes[crowded] if crowded.any() else modes[:1]
+        nearest, _ = _nearest_mode(points, modes, squared)
+    return modes + centre, nearest
+
+
+def _find_modes(points: Points, squared: np.float32) -> Modes:
+    lengths = (points * points).sum(axis=1)
+    uncovered = np.ones(len(points), dtype=bool)
     modes, crowds = np.empty((0, points.shape[1]), np.float32), np.empty(0, np.intp)
     while uncovered.any():
         candidates = np.flatnonzero(uncovered)
         seeds = candidates[:: -(-len(candidates) // _SEEDS_AT_ONCE)]
-        climbed, found = _climb(sample[seeds], sample, lengths, squared)
+        climbed, found = _climb(points[seeds], points, lengths, squared)
         modes, crowds = _merge_modes(
             np.concatenate([modes, climbed]), np.concatenate([crowds, found]), squared
         )
         uncovered[seeds] = False
-        near = _squared_distances(climbed, sample[candidates], lengths[candidates]) <= squared
+        near = _squared_distances(climbed, points[candidates], lengths[candidates]) <= squared
         uncovered[candidates[near.any(axis=0)]] = False
-    crowded = crowds * step >= min_crowd
-    modes = modes[crowded] if crowded.any() else modes[:1]
-    return modes + centre, _nearest_mode(points, modes, squared)
+    return modes
 
 
-def _nearest_mode(points: Points, modes: Modes, squared: np.float32) -> Int[np.ndarray, " n"]:
-    nearest = np.empty(len(points), np.intp)
+def _nearest_mode(
+    points: Points, modes: Modes, squared: np.float32
+) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " m"]]:
+    """Nearest mode of each point, -1 for none within the bandwidth; and points near each mode."""
+    nearest, crowds = np.empty(len(points), np.intp), np.zeros(len(modes), np.intp)
     for start in range(0, len(points), _POINTS_AT_ONCE):
         part = points[start : start + _POINTS_AT_ONCE]
         distances = _squared_distances(modes, part, (part * part).sum(axis=1))
         best = distances.argmin(axis=0)
         reached = distances[best, np.arange(len(part))] <= squared
         nearest[start : start + len(part)] = np.where(reached, best, -1)
-    return nearest
+        crowds += (distances <= squared).sum(axis=1)
+    return nearest, crowds
 
 
 def _climb(
@@ -296,8 +316,10 @@ def _per_piece(
     min_size: int,
     bandwidth: float,
 ) -> Labels:
-    """Run mean-shift on each connected piece of the foreground."""
-    pieces = find_pieces(foreground).ravel()
+    """Run mean-shift on each connected piece of the foreground, seeking modes off the slopes."""
+    pieces = find_pieces(foreground)
+    steps = _steps_to_neighbors(embedding, pieces).ravel()
+    pieces = pieces.ravel()
     labels = np.zeros(pieces.shape, np.uint32)
     flat = embedding.reshape(len(embedding), -1)
     order = np.argsort(pieces, kind="stable")
@@ -308,10 +330,35 @@ def _per_piece(
         if len(pixels) < min_size:
             continue
         points = np.ascontiguousarray(flat[:, pixels].T)
-        _, nearest = mean_shift(points, bandwidth, min_size)
+        # a noisy embedding has its steps everywhere: what counts is to stand out of them
+        typical = np.median(steps[pixels])
+        steep = np.clip(2 * typical, bandwidth / 2, bandwidth)
+        is_flat = steps[pixels] <= (steep if typical <= bandwidth else np.inf)
+        _, nearest = mean_shift(points, bandwidth, min_size, is_flat)
         labels[pixels] = np.where(nearest >= 0, nearest + 1 + highest, 0)
         highest += int(nearest.max()) + 1
     return labels.reshape(foreground.shape)
+
+
+def _steps_to_neighbors(
+    embedding: Float[np.ndarray, "e *space"], pieces: Labels
+) -> Float[np.ndarray, "*space"]:
+    """Distance of each pixel's embedding from that of its nearer neighbour, on the worst axis.
+
+    Beside a sharp border the nearer neighbour is that of the same instance, so the distance is
+    small; on a slope both are far. Neighbours in another piece do not count.
+    """
+    worst = np.zeros(pieces.shape, np.float32)
+    for axis in range(pieces.ndim):
+        before = (slice(None),) * axis + (slice(None, -1),)
+        after = (slice(None),) * axis + (slice(1, None),)
+        step = np.linalg.norm(np.diff(embedding, axis=axis + 1), axis=0)
+        step = np.where(pieces[before] == pieces[after], step, np.inf)
+        nearer = np.full(pieces.shape, np.inf, np.float32)
+        nearer[before] = step
+        nearer[after] = np.minimum(nearer[after], step)
+        worst = np.maximum(worst, np.where(np.isinf(nearer), 0, nearer))
+    return worst
 
 
 def _hdbscan(

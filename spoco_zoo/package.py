@@ -369,7 +369,7 @@ def _expect_axis(axis: Any, channels: int | None) -> None:  # noqa: ANN401 - fro
         raise ValueError(f"numbers along {axis}")
 
 
-def _as_tuple(value: Any) -> tuple[float, ...]:  # noqa: ANN401 - from YAML
+def _as_tuple(value: Any) -> tuple[Any, ...]:  # noqa: ANN401 - from YAML
     return tuple(value) if isinstance(value, Sequence) else (value,)
 
 

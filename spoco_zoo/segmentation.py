@@ -85,6 +85,8 @@ def embed(
     package = session.package
     _check_image(pixels, package)
     config = package.config
+    if pixels.dtype == bool:  # which NumPy does not subtract
+        pixels = pixels.astype(np.uint8)
     image = fit_affine(pixels, package.normalization).apply(pixels)
     space = image.shape[1:]
     padding = [(0, -n % step) for n, step in zip(space, config.multiple_of, strict=True)]

@@ -170,13 +170,13 @@ def _open(package: Package, device: str, threads: int | None) -> Any | None:  # 
         ) from error
     if session.get_providers()[0] != _PROVIDERS[device]:
         return None
-    given = {tensor.name for tensor in session.get_outputs()}
-    if not set(package.outputs) <= given or package.input_id not in (
-        tensor.name for tensor in session.get_inputs()
-    ):
+    taken = [tensor.name for tensor in session.get_inputs()]
+    given = [tensor.name for tensor in session.get_outputs()]
+    if taken != [package.input_id] or not set(package.outputs) <= set(given):
         raise PackageError(
-            f"{package.location / package.onnx_name}: gives {', '.join(sorted(given))}: "
-            f"rdf.yaml says {', '.join(package.outputs)}; export the package again"
+            f"{package.location / package.onnx_name}: takes {', '.join(taken)} and gives "
+            f"{', '.join(given)}: rdf.yaml says {package.input_id} and "
+            f"{', '.join(package.outputs)}; export the package again"
         )
     return session
 

@@ -8,6 +8,7 @@ the complete spec, with the defaults written out.
 import difflib
 import math
 import reprlib
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -138,6 +139,7 @@ class ScheduleSettings(_Settings):
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(1e-5, ge=0)
     warmup_steps: int = Field(100, ge=0)
+    restarts: tuple[int, ...] = Field((), description="steps at which the cosine starts anew")
     clip_norm: float = Field(5.0, gt=0)
     momentum: float = Field(0.999, ge=0, lt=1, description="of the momentum net")
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -217,6 +219,12 @@ class Spec(_Settings):
                     f"schedule.crop is {size} on axis {axis}: expected a multiple of {step}, "
                     "the total stride of the network"
                 )
+        restarts = (0, *self.schedule.restarts, self.schedule.steps)
+        if any(after <= before for before, after in pairwise(restarts)):
+            raise ValueError(
+                f"schedule.restarts is {list(self.schedule.restarts)}: expected rising steps "
+                f"between 0 and schedule.steps, {self.schedule.steps}"
+            )
         if self.net.foreground_head and self.data.label_zero == "unlabeled":
             raise ValueError(
                 "net.foreground_head is true while data.label_zero is unlabeled: "

@@ -40,7 +40,9 @@ def main() -> int:
     for command in CHECKS if quick else CHECKS + TESTS:
         start = time.monotonic()
         print(f"--- {' '.join(command)}", flush=True)
-        code = subprocess.run([str(BIN / command[0]), *command[1:]], cwd=ROOT, check=False).returncode
+        code = subprocess.run(
+            [str(BIN / command[0]), *command[1:]], cwd=ROOT, check=False
+        ).returncode
         print(f"--- {command[0]}: exit {code} after {time.monotonic() - start:.0f} s", flush=True)
         if code:
             return code

@@ -159,7 +159,7 @@ def nuclei_data(tmp_path_factory):
     from spoco_zoo.simulation import NucleiSettings, simulate_nuclei
 
     root = tmp_path_factory.mktemp("nuclei")
-    easy = NucleiSettings(clustering=0, defocus=0, noise_sigma=0.002, brightness_spread=0.05)
+    easy = NucleiSettings(clustering=0.0, defocus=0.0, noise_sigma=0.002, brightness_spread=0.05)
     for part, seeds in (("train", (0, 1, 2)), ("val", (3, 4))):
         for kind in ("images", "labels"):
             (root / part / kind).mkdir(parents=True)

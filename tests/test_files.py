@@ -77,8 +77,7 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch)
     with pytest.raises(OutputError) as error:
         write_bytes(path, b"new", overwrite=True)
     assert str(error.value) == (
-        f"{path}: cannot be written (No space left on device): "
-        "free space or choose another folder"
+        f"{path}: cannot be written (No space left on device): free space or choose another folder"
     )
     assert path.read_bytes() == b"old"
     assert names_in(tmp_path) == ["file.bin"]

@@ -1,5 +1,6 @@
 """A package is read as data, verified whole, and refused with a reason where it is not right."""
 
+import copy
 import hashlib
 import io
 import os
@@ -85,8 +86,8 @@ def test_folder_zip_and_description_give_the_same(tiny_package, zip_folder, tmp_
     monkeypatch.chdir(tiny_package)
     locations = [tiny_package, str(tiny_package), tiny_package / "rdf.yaml", packed, "rdf.yaml"]
     packages = [load_package(location) for location in locations]
-    plain = {package.model_copy(update={"location": None}).model_dump_json() for package in packages}
-    assert len(plain) == 1
+    words = [package.model_dump(exclude={"location"}) for package in packages]
+    assert all(other == words[0] for other in words)
     assert [package.location for package in packages] == [*[tiny_package] * 3, packed, Path()]
 
 
@@ -298,9 +299,9 @@ def test_a_link_inside_the_package_and_one_to_the_package_are_followed(tiny_pack
     shutil.move(tiny_package / "weights.onnx", tiny_package / "there")
     (tiny_package / "weights.onnx").symlink_to("there")
     (tmp_path / "link").symlink_to(tiny_package)
-    assert load_package(tmp_path / "link").read("weights.onnx") == (
-        TINY / "weights.onnx"
-    ).read_bytes()
+    assert (
+        load_package(tmp_path / "link").read("weights.onnx") == (TINY / "weights.onnx").read_bytes()
+    )
 
 
 @needs_links
@@ -319,9 +320,7 @@ def test_a_pipe_is_not_waited_for(tiny_package):
     path = tiny_package / "README.md"
     path.unlink()
     os.mkfifo(path)
-    assert refused(tiny_package) == (
-        f"{path}: is no plain file: copy or export the package again"
-    )
+    assert refused(tiny_package) == (f"{path}: is no plain file: copy or export the package again")
 
 
 # --- a description that is none
@@ -464,7 +463,7 @@ CONFIG = ("config", "spoco_zoo")
             "has no onnx weights: only these are run; export them too",
         ),
         (
-            lambda words: words["inputs"].append(words["inputs"][0] | {"id": "more"}),
+            lambda words: words["inputs"].append(copy.deepcopy(words["inputs"][0])),
             "has 2 inputs: expected one image",
         ),
         (_set("inputs", value=[]), "has 0 inputs: expected one image"),
@@ -559,7 +558,11 @@ def test_a_description_that_does_not_fit_is_refused(tiny_package, edit_rdf, chan
             "input should be a valid string",
         ),
         (_pop("weights", "onnx", "opset_version"), "weights.onnx.opset_version", "field required"),
-        (_set(*CONFIG, "words", value=1), "config.spoco_zoo.words", "extra inputs are not permitted"),
+        (
+            _set(*CONFIG, "words", value=1),
+            "config.spoco_zoo.words",
+            "extra inputs are not permitted",
+        ),
         (_set(*CONFIG, "format", value=2), "config.spoco_zoo.format", "input should be 1"),
         (_pop(*CONFIG, "halo"), "config.spoco_zoo.halo", "field required"),
         (
@@ -834,7 +837,7 @@ def test_an_encrypted_zip_is_told(packed):
             start = content.find(signature, start + 4)
     packed.write_bytes(content)
     with zipfile.ZipFile(packed) as file, pytest.raises(RuntimeError) as reason:
-        file.read("rdf.yaml")
+        file.read(file.getinfo("rdf.yaml"))
     assert refused(packed) == _not_a_zip(packed, reason.value)
     assert "encrypted" in str(reason.value)
 
@@ -867,7 +870,7 @@ def test_nothing_that_a_package_carries_is_ever_run(tiny_package, edit_rdf, tmp_
     package = load_package(tiny_package)
     assert package.read("net.py") == code.encode()
     assert not marker.exists()
-    pickle.loads(package.read("weights.pt"))  # noqa: S301 - the bomb is real
+    pickle.loads(package.read("weights.pt"))
     assert marker.exists()
 
 

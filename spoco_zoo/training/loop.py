@@ -380,11 +380,17 @@ def load_run(run_folder: Path, name: str = "best.pt") -> tuple[Spec, MomentumPai
 
 
 def learning_rate(spec: Spec, step: int) -> float:
-    """Linear warm-up, then a half cosine to zero at the last step."""
+    """Linear warm-up, then a half cosine to zero, anew at every restart.
+
+    Restarts are those of Loshchilov and Hutter 2017, at given steps.
+    """
     schedule = spec.schedule
-    if step < schedule.warmup_steps:
-        return schedule.learning_rate * (step + 1) / schedule.warmup_steps
-    progress = (step - schedule.warmup_steps) / max(schedule.steps - schedule.warmup_steps, 1)
+    bounds = (0, *schedule.restarts, schedule.steps)
+    start = max(bound for bound in bounds[:-1] if bound <= step)
+    length = min(bound for bound in bounds if bound > start) - start
+    if step - start < schedule.warmup_steps:
+        return schedule.learning_rate * (step - start + 1) / schedule.warmup_steps
+    progress = (step - start - schedule.warmup_steps) / max(length - schedule.warmup_steps, 1)
     return schedule.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
 

@@ -217,6 +217,20 @@ def test_a_tiny_volume_is_learned_too(tmp_path):
     assert all(math.isfinite(float(history_of(tmp_path / "run")[0][n])) for n in COLUMNS[1:-1])
 
 
+@pytest.mark.parametrize("precision", ["bfloat16", "auto"])
+def test_other_precisions_train_too_and_keep_their_weights_in_float32(discs, tmp_path, precision):
+    spec = make_spec(schedule={"steps": 2, "precision": precision}, clustering={"fit": False})
+    assert run(spec, discs, tmp_path / "run").finished
+    facts = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert (
+        facts["precision"] in {"bfloat16": ["bfloat16"], "auto": ["bfloat16", "float32"]}[precision]
+    )
+    (row,) = history_of(tmp_path / "run")
+    assert all(math.isfinite(float(row[name])) for name in COLUMNS[1:-1])
+    weights = load_checkpoint(tmp_path / "run" / "last.pt")["pair"].values()
+    assert {w.dtype for w in weights} == {torch.float32, torch.int64}
+
+
 @pytest.mark.parametrize(
     "method", [{"method": "consistency"}, {"method": "hdbscan"}, {"method": "mean_shift"}]
 )

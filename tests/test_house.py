@@ -1,0 +1,94 @@
+"""What holds the house up: floors, docstrings, dependencies, the map."""
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+HOUSE = ROOT / "spoco_zoo"
+ROOMS = sorted(HOUSE.rglob("*.py"))
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def parse(path):
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def test_imports_go_down_only():
+    command = Path(sys.executable).with_name("lint-imports")
+    if not command.exists():
+        pytest.skip("import-linter is not installed")
+    done = subprocess.run([str(command)], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "4 kept, 0 broken" in done.stdout
+
+
+@pytest.mark.parametrize("room", ROOMS, ids=lambda p: str(p.relative_to(HOUSE)))
+def test_every_room_says_what_it_is_for(room):
+    tree = parse(room)
+    assert ast.get_docstring(tree)
+    public = (ast.FunctionDef, ast.ClassDef)
+    silent = [
+        node.name
+        for node in tree.body
+        if isinstance(node, public) and not node.name.startswith("_")
+        if not ast.get_docstring(node)
+    ]
+    assert silent == []
+
+
+@pytest.mark.parametrize("room", ROOMS, ids=lambda p: str(p.relative_to(HOUSE)))
+def test_no_function_swallows_unknown_words(room):
+    functions = [n for n in ast.walk(parse(room)) if isinstance(n, ast.FunctionDef)]
+    assert [f.name for f in functions if f.args.kwarg] == []
+
+
+def test_the_map_of_the_readme_is_the_tree():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = text.split("## Where things are")[1]
+    block = re.search(r"```\n(.*?)```", section, flags=re.DOTALL).group(1)
+    drawn = set(re.findall(r"── (\w+(?:\.py|/))", block))
+    there = {p.name for p in HOUSE.glob("*.py")} | {
+        f"{p.name}/" for p in HOUSE.iterdir() if (p / "__init__.py").exists()
+    }
+    assert drawn == there
+
+
+def test_the_base_install_is_what_running_needs():
+    names = [re.split(r"[><=;\[ ]", d)[0] for d in PROJECT["project"]["dependencies"]]
+    assert sorted(set(names)) == [
+        "PyYAML",
+        "connected-components-3d",
+        "hdbscan",
+        "jaxtyping",
+        "numpy",
+        "onnxruntime",
+        "onnxruntime-gpu",
+        "pillow",
+        "pydantic",
+        "rich",
+        "scikit-learn",
+        "scipy",
+        "tifffile",
+        "typer",
+        "xarray",
+    ]
+
+
+def test_no_text_names_a_place_of_one_machine():
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    done = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+    places = re.compile(r"(?<![\w.])/(?:work|root|home)/\w")
+    found = []
+    for name in done.stdout.splitlines():
+        path = ROOT / name
+        if path.suffix in {".py", ".md", ".toml", ".yaml", ".txt", ".cff", ".csv", ".json", ""}:
+            if path.is_file() and places.search(path.read_text(encoding="utf-8")):
+                found.append(name)
+    assert found == []

@@ -1,0 +1,296 @@
+"""One package on one device: the stored answer, or a sentence that says why not."""
+
+import ctypes
+import logging
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from spoco_zoo.errors import DeviceError, PackageError
+from spoco_zoo.normalization import fit_affine
+from spoco_zoo.package import load_package
+from spoco_zoo.session import EmbeddingSession, find_gpu
+
+OFFERS_CUDA = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+
+
+def reason_of(call):
+    """First line of what ONNX Runtime itself says."""
+    with pytest.raises(Exception) as error:  # noqa: PT011 - its errors share no class
+        call()
+    return str(error.value).splitlines()[0]
+
+
+def plain_session(content):
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize("kind", ["package", "momentum", "volume"])
+@pytest.mark.parametrize("threads", [None, 1])
+def test_the_test_image_gives_the_stored_outputs(load_tiny, kind, threads):
+    package = load_tiny(kind)
+    image = np.load(package.location / "test_input.npy")[0]
+    with EmbeddingSession(package, "cpu", threads) as session:
+        found = session.embed(fit_affine(image, package.normalization).apply(image))
+    given = {"embedding": found.embedding, "foreground": found.probability[None]}
+    if found.momentum_embedding is not None:
+        given["momentum_embedding"] = found.momentum_embedding
+    assert tuple(given) == package.outputs
+    for name, values in given.items():
+        assert values.dtype == np.float32
+        expected = np.load(package.location / f"test_{name}.npy")[0]
+        np.testing.assert_allclose(values, expected, rtol=0, atol=1e-6)
+
+
+def test_what_the_network_does_not_give_is_none(tiny_package, edit_rdf):
+    def change(words):
+        words["outputs"].pop()
+        words["config"]["spoco_zoo"]["recipe"]["foreground"] = {"rule": "everywhere"}
+
+    edit_rdf(tiny_package, change)
+    with EmbeddingSession(load_package(tiny_package), "cpu") as session:
+        found = session.embed(np.zeros((1, 4, 6), np.float32))
+    assert found.embedding.shape == (2, 4, 6)
+    assert found.probability is None
+    assert found.momentum_embedding is None
+
+
+def test_a_packed_package_gives_the_same_bits(tiny_package, zip_folder, tmp_path):
+    packed = load_package(zip_folder(tiny_package, tmp_path / "packed.zip"))
+    image = np.random.default_rng(0).random((1, 12, 14), np.float32)
+    with (
+        EmbeddingSession(packed, "cpu") as one,
+        EmbeddingSession(load_package(tiny_package), "cpu") as other,
+    ):
+        assert (one.embed(image).embedding == other.embed(image).embedding).all()
+
+
+def test_a_view_in_any_order_gives_the_same(load_tiny):
+    image = np.random.default_rng(0).random((1, 12, 14), np.float32)
+    with EmbeddingSession(load_tiny("package"), "cpu") as session:
+        plain = session.embed(image).embedding
+        turned = session.embed(np.asfortranarray(image)[:, ::-1][:, ::-1]).embedding
+        wide = session.embed(image.astype(np.float64)).embedding
+    assert (plain == turned).all()
+    assert (plain == wide).all()
+
+
+# --- devices
+
+
+def test_cuda_is_a_promise(load_tiny):
+    if OFFERS_CUDA and find_gpu():
+        with EmbeddingSession(load_tiny("package"), "cuda") as session:
+            assert session.device == "cuda"
+        return
+    with pytest.raises(DeviceError) as error:
+        EmbeddingSession(load_tiny("package"), "cuda")
+    assert str(error.value) == (
+        "cuda was asked for, but no NVIDIA GPU with a driver is found: use --device cpu"
+        if OFFERS_CUDA
+        else "cuda was asked for, but ONNX Runtime was built without it: "
+        "pip uninstall onnxruntime, then pip install 'spoco-zoo[cuda]', or use --device cpu"
+    )
+
+
+@pytest.mark.parametrize("name", ["gpu", "CPU", "cuda:0", ""])
+def test_an_unknown_device_is_refused(load_tiny, name):
+    with pytest.raises(DeviceError) as error:
+        EmbeddingSession(load_tiny("package"), name)
+    assert str(error.value) == f"device is {name}: expected auto, cpu or cuda"
+
+
+def test_cpu_is_the_cpu(load_tiny):
+    with EmbeddingSession(load_tiny("package"), "cpu") as session:
+        assert session.device == "cpu"
+
+
+@pytest.mark.skipif(find_gpu(), reason="here auto may well be cuda")
+def test_auto_is_the_cpu_where_no_gpu_is(load_tiny):
+    with EmbeddingSession(load_tiny("package")) as session:
+        assert session.device == "cpu"
+
+
+@pytest.fixture
+def broken_gpu(monkeypatch):
+    """A driver that counts one GPU, and an ONNX Runtime that offers CUDA and cannot start it."""
+    if find_gpu():
+        pytest.skip("the GPU here may work")
+    real = ctypes.CDLL
+
+    class Driver:
+        @staticmethod
+        def cuInit(_):  # noqa: N802 - the name in the driver
+            return 0
+
+        @staticmethod
+        def cuDeviceGetCount(pointer):  # noqa: N802
+            pointer._obj.value = 1
+            return 0
+
+    def load(name, *arguments, **options):
+        is_driver = name in ("libcuda.so.1", "nvcuda.dll")
+        return Driver() if is_driver else real(name, *arguments, **options)
+
+    monkeypatch.setattr(ctypes, "CDLL", load)
+    offered = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: offered)
+
+
+@pytest.mark.usefixtures("broken_gpu")
+def test_a_gpu_that_cannot_start_is_an_error_where_it_was_asked_for(load_tiny):
+    with pytest.raises(DeviceError) as error:
+        EmbeddingSession(load_tiny("package"), "cuda")
+    assert str(error.value) == (
+        "cuda was asked for, but ONNX Runtime cannot start it: "
+        "pip install 'spoco-zoo[cuda]', or use --device cpu"
+    )
+
+
+@pytest.mark.usefixtures("broken_gpu")
+def test_auto_says_in_the_log_that_it_took_the_cpu_instead(load_tiny, caplog):
+    with (
+        caplog.at_level(logging.WARNING, "spoco_zoo"),
+        EmbeddingSession(load_tiny("package")) as session,
+    ):
+        assert session.device == "cpu"
+        assert session.embed(np.zeros((1, 2, 2), np.float32)).embedding.shape == (2, 2, 2)
+    assert caplog.messages == ["the GPU cannot be used by ONNX Runtime; running on the CPU instead"]
+
+
+def test_a_driver_without_gpus_is_no_gpu(monkeypatch):
+    class Driver:
+        def __getattr__(self, name):
+            return lambda *_: 0  # success, and the count stays 0
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: Driver())
+    assert not find_gpu()
+
+
+# --- networks that are not what the description says
+
+
+def test_a_closed_session_says_so(load_tiny):
+    with EmbeddingSession(load_tiny("package"), "cpu") as session:
+        pass
+    with pytest.raises(PackageError) as error:
+        session.embed(np.zeros((1, 2, 2), np.float32))
+    assert str(error.value) == "Tiny: the session is closed: open a new one"
+
+
+@pytest.mark.parametrize("content", [b"", b"words", b"\x08\x08\x12"])
+def test_weights_that_are_no_network_are_refused_though_their_hash_is_right(
+    tiny_package, edit_rdf, content
+):
+    path = tiny_package / "weights.onnx"
+    path.write_bytes(content)
+    edit_rdf(tiny_package)
+    with pytest.raises(PackageError) as error:
+        EmbeddingSession(load_package(tiny_package), "cpu")
+    reason = reason_of(lambda: plain_session(content))
+    assert str(error.value) == (
+        f"{path}: ONNX Runtime cannot open it ({reason}): export the package again"
+    )
+
+
+def test_half_a_network_is_refused(tiny_package, edit_rdf):
+    path = tiny_package / "weights.onnx"
+    content = path.read_bytes()[:-300]
+    path.write_bytes(content)
+    edit_rdf(tiny_package)
+    with pytest.raises(PackageError) as error:
+        EmbeddingSession(load_package(tiny_package), "cpu")
+    reason = reason_of(lambda: plain_session(content))
+    assert str(error.value) == (
+        f"{path}: ONNX Runtime cannot open it ({reason}): export the package again"
+    )
+
+
+def test_weights_that_change_after_loading_are_not_opened(tiny_package):
+    package = load_package(tiny_package)
+    path = tiny_package / "weights.onnx"
+    path.write_bytes(path.read_bytes() + b" ")
+    with pytest.raises(PackageError) as error:
+        EmbeddingSession(package, "cpu")
+    assert str(error.value).startswith(f"{path}: sha256 is ")
+    assert str(error.value).endswith("the file was changed after export; export again")
+
+
+def test_an_output_that_the_network_does_not_give_is_refused(tiny_package, edit_rdf):
+    def change(words):
+        words["outputs"].append(words["outputs"][0] | {"id": "momentum_embedding"})
+        del words["outputs"][2]["axes"], words["outputs"][2]["test_tensor"]
+        words["outputs"][2]["axes"] = [dict(axis) for axis in words["outputs"][0]["axes"]]
+        words["outputs"][2]["axes"][1]["channel_names"] = ["a", "b"]
+
+    edit_rdf(tiny_package, change)
+    with pytest.raises(PackageError) as error:
+        EmbeddingSession(load_package(tiny_package), "cpu")
+    assert str(error.value) == (
+        f"{tiny_package / 'weights.onnx'}: takes image and gives embedding, foreground: rdf.yaml "
+        "says image and embedding, foreground, momentum_embedding; export the package again"
+    )
+
+
+def test_an_input_of_another_name_is_refused(tiny_package, edit_rdf):
+    edit_rdf(tiny_package, lambda words: words["inputs"][0].update(id="picture"))
+    with pytest.raises(PackageError) as error:
+        EmbeddingSession(load_package(tiny_package), "cpu")
+    assert str(error.value) == (
+        f"{tiny_package / 'weights.onnx'}: takes image and gives embedding, foreground: rdf.yaml "
+        "says picture and embedding, foreground; export the package again"
+    )
+
+
+def test_an_output_of_another_shape_is_refused(tiny_package, edit_rdf):
+    def change(words):
+        words["outputs"][0]["axes"][1]["channel_names"] = ["a", "b", "c"]
+
+    edit_rdf(tiny_package, change)
+    with (
+        EmbeddingSession(load_package(tiny_package), "cpu") as session,
+        pytest.raises(PackageError) as error,
+    ):
+        session.embed(np.zeros((1, 4, 6), np.float32))
+    assert str(error.value) == (
+        f"{tiny_package}: output embedding has shape (1, 2, 4, 6): "
+        "expected (1, 3, 4, 6); export the package again"
+    )
+
+
+@pytest.mark.parametrize("shape", [(1, 5, 7), (2, 4, 6)])
+def test_a_network_that_fails_is_told_with_the_shape(load_tiny, shape):
+    package = load_tiny("package")
+    image = np.zeros(shape, np.float32)
+    plain = plain_session(package.read("weights.onnx"))
+    reason = reason_of(lambda: plain.run(list(package.outputs), {"image": image[None]}))
+    with EmbeddingSession(package, "cpu") as session, pytest.raises(PackageError) as error:
+        session.embed(image)
+    assert str(error.value) == (
+        f"{package.location}: the network failed on shape {(1, *shape)} ({reason}): "
+        "use smaller tiles, or export the package again"
+    )
+
+
+def test_weights_in_files_beside_the_network_are_not_read(tiny_package, edit_rdf, monkeypatch):
+    """ONNX may point to other files, which no hash of ours would cover."""
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(tiny_package / "weights.onnx")
+    eight = next(tensor for tensor in model.graph.initializer if tensor.name == "eight")
+    eight.ClearField("float_data")
+    for key, value in (("location", "beside.bin"), ("offset", "0"), ("length", "4")):
+        eight.external_data.add(key=key, value=value)
+    eight.data_location = onnx.TensorProto.EXTERNAL
+    np.float32([8]).tofile(tiny_package / "beside.bin")
+    (tiny_package / "weights.onnx").write_bytes(model.SerializeToString())
+    edit_rdf(tiny_package)
+    monkeypatch.chdir(tiny_package)
+    with pytest.raises(PackageError) as error:
+        EmbeddingSession(load_package(tiny_package), "cpu")
+    assert str(error.value).startswith(
+        f"{tiny_package / 'weights.onnx'}: ONNX Runtime cannot open it ("
+    )
+    assert str(error.value).endswith("): export the package again")

@@ -1,0 +1,72 @@
+"""Every shipped package is what it says: bytes, test tensors, tiles, size."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from spoco_zoo.images import read_image
+from spoco_zoo.normalization import fit_affine
+from spoco_zoo.package import load_package
+from spoco_zoo.segmentation import embed, make_instances, segment
+from spoco_zoo.session import EmbeddingSession
+from spoco_zoo.simulation import simulate_nuclei
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = sorted(path.parent for path in (ROOT / "weights").glob("*/rdf.yaml"))
+TILES = {2: [(1024, 1024), (128, 128), (64, 200)], 3: [(96, 96, 96), (16, 48, 48), (8, 64, 32)]}
+
+
+@pytest.fixture(scope="module", params=PACKAGES, ids=lambda path: path.name)
+def session(request):
+    with EmbeddingSession(load_package(request.param), "cpu") as opened:
+        yield opened
+
+
+def simulate(package, space):
+    image, _ = simulate_nuclei(space, seed=11)
+    return np.repeat(image[None], package.channels, axis=0)
+
+
+def test_there_is_a_shipped_package():
+    assert (ROOT / "weights" / "nuclei-2d") in PACKAGES
+
+
+def test_the_test_tensors_are_reproduced(session):
+    package = session.package
+    words = yaml.safe_load((package.location / "rdf.yaml").read_text(encoding="utf-8"))
+    raw = np.load(package.location / words["inputs"][0]["test_tensor"]["source"])[0]
+    found = session.embed(fit_affine(raw, package.normalization).apply(raw))
+    named = {
+        "embedding": found.embedding,
+        "foreground": None if found.probability is None else found.probability[None],
+        "momentum_embedding": found.momentum_embedding,
+    }
+    for output in words["outputs"]:
+        expected = np.load(package.location / output["test_tensor"]["source"])[0]
+        np.testing.assert_allclose(named[output["id"]], expected, rtol=1e-3, atol=1e-3)
+
+
+def test_tiles_change_nothing(session):
+    package = session.package
+    image = simulate(package, (300, 260) if package.n_axes == 2 else (24, 100, 90))
+    whole = embed(image, session, tile=TILES[package.n_axes][0])
+    labels = make_instances(whole, package.config.recipe)
+    assert labels.max() > 5
+    for tile in TILES[package.n_axes][1:]:
+        tiled = embed(image, session, tile=tile)
+        np.testing.assert_allclose(tiled.embedding, whole.embedding, rtol=0, atol=1e-5)
+        np.testing.assert_array_equal(make_instances(tiled, package.config.recipe), labels)
+
+
+def test_the_sample_image_shows_instances(session):
+    package = session.package
+    sample = read_image(package.location / "sample_image.tif", package.n_axes)
+    labels = segment(sample.pixels, session)
+    assert labels.max() > 20
+
+
+def test_a_package_is_small_enough_to_clone():
+    for package in PACKAGES:
+        assert sum(p.stat().st_size for p in package.iterdir()) <= 25_000_000
