@@ -22,7 +22,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt32
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from spoco_zoo.errors import SettingError
 from spoco_zoo.labels import (
@@ -81,6 +81,18 @@ class Head(_Settings):
 
     rule: Literal["head"] = "head"
     threshold: float = Field(0.5, gt=0, lt=1, description="least probability of foreground")
+    core_threshold: float | None = Field(
+        None, gt=0, lt=1, description="the same where instances are told apart"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> "Head":
+        if self.core_threshold is not None and self.core_threshold < self.threshold:
+            raise ValueError(
+                f"core_threshold is {self.core_threshold}: expected at least the threshold, "
+                f"{self.threshold}"
+            )
+        return self
 
 
 class Prototype(_Settings):
@@ -150,13 +162,38 @@ def find_foreground(
             return np.ones(embedding.shape[1:], dtype=bool)
 
 
+def find_core(
+    foreground: Bool[np.ndarray, "*space"],
+    settings: Head | Prototype | Everywhere,
+    probability: Float[np.ndarray, "*space"] | None = None,
+) -> Bool[np.ndarray, "*space"]:
+    """Find the part of the foreground in which instances are told apart.
+
+    Touching instances are joined by a bridge of uncertain pixels, whose embeddings are those of
+    nobody. A head that is sure of the inside only leaves the bridge out; `cluster` gives it to
+    the instances afterwards. Other rules have no degrees of certainty: all foreground is core.
+    """
+    if isinstance(settings, Head) and settings.core_threshold and probability is not None:
+        return np.asarray(foreground & (probability >= settings.core_threshold))
+    return foreground
+
+
 def cluster(
     embedding: Float[np.ndarray, "e *space"],
     foreground: Bool[np.ndarray, "*space"],
     recipe: Recipe,
     momentum_embedding: Float[np.ndarray, "e *space"] | None = None,
+    core: Bool[np.ndarray, "*space"] | None = None,
 ) -> Labels:
     """Group the foreground pixels of one image into instances; 0 elsewhere.
+
+    Args:
+        embedding: The embedding of f.
+        foreground: Where instances may lie.
+        recipe: How they are made.
+        momentum_embedding: The embedding of g; needed by `Consistency` alone.
+        core: Where instances are told apart; they then grow through the foreground by at most
+            `fill_reach` pixels. All foreground where left out.
 
     Raises:
         SettingError: Consistency clustering without the embedding of the momentum net, or an
@@ -168,21 +205,22 @@ def cluster(
             "the embedding holds NaN or infinity: expected finite numbers; "
             "the image or the network is damaged"
         )
+    core = foreground if core is None else core & foreground
     match recipe.clustering:
         case MeanShift(bandwidth=bandwidth):
-            found = _per_piece(embedding, foreground, recipe.min_size, bandwidth)
+            found = _per_piece(embedding, core, recipe.min_size, bandwidth)
         case Hdbscan() as settings:
-            found = _hdbscan(embedding, foreground, settings, recipe.min_size)
+            found = _hdbscan(embedding, core, settings, recipe.min_size)
         case Consistency() as settings:
             if momentum_embedding is None:
                 raise SettingError(
                     "consistency clustering needs the embedding of the momentum net, "
                     "this package has none: use mean_shift or hdbscan"
                 )
-            found = _per_piece(embedding, foreground, recipe.min_size, settings.bandwidth)
-            found = _keep_consistent(found, foreground, momentum_embedding, settings)
+            found = _per_piece(embedding, core, recipe.min_size, settings.bandwidth)
+            found = _keep_consistent(found, core, momentum_embedding, settings)
             # what f and g disagree on is dropped for good: it is nobody's neighbour
-            foreground = foreground & (found > 0)
+            foreground = foreground & ((found > 0) | ~core)
     found = remove_small(split_disconnected(found), recipe.min_size)
     return relabel(fill_from_neighbors(found, foreground, recipe.fill_reach))
 

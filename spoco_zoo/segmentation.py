@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from jaxtyping import UInt32
 
-from spoco_zoo.clustering import Recipe, cluster, find_foreground
+from spoco_zoo.clustering import Recipe, cluster, find_core, find_foreground
 from spoco_zoo.errors import ImageError, SettingError
 from spoco_zoo.images import check_finite
 from spoco_zoo.normalization import fit_affine
@@ -123,7 +123,8 @@ def make_instances(embedded: Embedded, recipe: Recipe) -> UInt32[np.ndarray, "*s
         SettingError: The recipe asks for what the network does not give.
     """
     foreground = find_foreground(embedded.embedding, recipe.foreground, embedded.probability)
-    return cluster(embedded.embedding, foreground, recipe, embedded.momentum_embedding)
+    core = find_core(foreground, recipe.foreground, embedded.probability)
+    return cluster(embedded.embedding, foreground, recipe, embedded.momentum_embedding, core)
 
 
 def _segment(

@@ -5,12 +5,14 @@ own, so it may damage them.
 """
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -184,7 +186,15 @@ TINY_SPEC = {
         "precision": "float32",
         "learning_rate": 0.01,
     },
-    "card": {"title": "Tiny nuclei (test)", "license": "CC0-1.0", "tags": ["nuclei", "2d"]},
+    "card": {
+        "title": "Tiny nuclei (test)",
+        "license": "CC0-1.0",
+        "tags": ["nuclei", "2d"],
+        "authors": [{"name": "Ada", "github_user": "octocat"}],
+        "cite": [{"text": "SPOCO", "url": "https://arxiv.org/abs/2103.14572"}],
+        "data": "simulated",
+        "limits": "Good for tests.",
+    },
 }
 
 
@@ -207,3 +217,66 @@ def tiny_run(tmp_path_factory, nuclei_data, tiny_spec):
     result = train(load_spec(tiny_spec), nuclei_data, folder, TrainOptions(device="cpu"))
     assert result.finished
     return folder
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    """Write the folder of a finished run whose network was never trained; needs torch."""
+    torch = pytest.importorskip("torch")
+    from spoco_zoo.spec import dump_spec, parse_spec
+    from spoco_zoo.training.loop import CHECKPOINT_VERSION, build_pair
+
+    def make(words, recipe):
+        folder = tmp_path / "run"
+        folder.mkdir()
+        spec = parse_spec(words, "spec")
+        torch.manual_seed(0)
+        pair = build_pair(spec)
+        state = {"version": CHECKPOINT_VERSION, "pair": pair.state_dict()}
+        torch.save(state, folder / "best.pt")
+        (folder / "spec.yaml").write_text(dump_spec(spec))
+        scores = {"ap50": 0.5, "mean_ap": 0.4, "sbd": 0.3, "count_difference": 1.5}
+        fitted = {"recipe": recipe, "step": 7, "validation": scores, "validation_images": 2}
+        (folder / "recipe.json").write_text(json.dumps(fitted))
+        facts = {"train_images": 3, "train_instances": 9, "precision": "float32", "device": "cpu"}
+        (folder / "environment.json").write_text(json.dumps(facts))
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_scores(tmp_path_factory):
+    """A score file as `evaluate --json` writes it, of one image without a mistake."""
+    from spoco_zoo.evaluation import evaluate
+
+    folder = tmp_path_factory.mktemp("scores")
+    np.save(folder / "labels.npy", np.repeat([[0, 1, 1, 2]], 4, axis=0))
+    told = evaluate(folder / "labels.npy", folder / "labels.npy").to_json()
+    (folder / "scores.json").write_text(json.dumps(told))
+    return folder / "scores.json"
+
+
+@pytest.fixture(scope="session")
+def tiny_export(tmp_path_factory, tiny_run, tiny_scores):
+    """The package of the run, proven by everything; its folder and the stages of the export."""
+    pytest.importorskip("bioimageio.core")
+    from spoco_zoo.packaging import ExportOptions, export_package
+
+    folder, stages = tmp_path_factory.mktemp("export") / "package", []
+    export_package(tiny_run, folder, ExportOptions(scores=tiny_scores, on_stage=stages.append))
+    return folder, stages
+
+
+@pytest.fixture
+def quick_judge(monkeypatch):
+    """Let bioimageio.core pass everything at once, where `tiny_export` has asked it already."""
+    core = pytest.importorskip("bioimageio.core")
+    asked = []
+
+    def judge(source, *, weight_format, **_):
+        asked.append((Path(source).name, weight_format))
+        return SimpleNamespace(status="passed")
+
+    monkeypatch.setattr(core, "test_description", judge)
+    return asked

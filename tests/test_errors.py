@@ -11,7 +11,6 @@ from spoco_zoo.errors import MissingExtraError, SettingError, SpocoZooError
 def test_the_tree_in_the_docstring_is_the_tree():
     drawn = set(re.findall(r"[├└]── (\w+)", errors.__doc__))
     assert {kind.__name__ for kind in SpocoZooError.__subclasses__()} == drawn
-    assert len(drawn) == 5
 
 
 @pytest.mark.parametrize(

@@ -130,7 +130,9 @@ def read_scores(path: Path) -> dict[str, Any]:
     """
     try:
         scores: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        scores["summary"]["pooled_ap50"]
+        summary, _ = scores["summary"], scores["images"][0]
+        if not all(isinstance(summary[key], float) for _, key in _SCORES.values()):
+            raise ValueError("scores are numbers")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SettingError(
             f"{path}: holds no scores: expected a file of spoco-zoo evaluate --json"
@@ -138,15 +140,17 @@ def read_scores(path: Path) -> dict[str, Any]:
     return scores
 
 
+_SCORES = {  # in the run folder, and of spoco-zoo evaluate
+    "AP at IoU 0.50, pooled": ("ap50", "pooled_ap50"),
+    "AP, mean of IoU 0.50 to 0.95, pooled": ("mean_ap", "pooled_mean_ap"),
+    "SBD": ("sbd", "sbd"),
+    "count difference, mean": ("count_difference", "count_difference"),
+}
+
+
 def _score_lines(run: RunFacts, scores: Mapping[str, Any] | None) -> list[str]:
     val = run.fitted["validation"]
     count = run.fitted["validation_images"]
-    rows = {
-        "AP at IoU 0.50, pooled": (f"{val['ap50']:.3f}", "pooled_ap50"),
-        "AP, mean of IoU 0.50 to 0.95, pooled": (f"{val['mean_ap']:.3f}", "pooled_mean_ap"),
-        "SBD": (f"{val['sbd']:.3f}", "sbd"),
-        "count difference, mean": (f"{val['count_difference']:.2f}", "count_difference"),
-    }
     lines = [
         f"The recipe was fitted on the {count} validation images"
         + ("." if scores else "; no test images were scored."),
@@ -154,9 +158,9 @@ def _score_lines(run: RunFacts, scores: Mapping[str, Any] | None) -> list[str]:
         "| score | validation |" + (" test |" if scores else ""),
         "|---|---|" + ("---|" if scores else ""),
     ]
-    for name, (value, key) in rows.items():
+    for name, (val_key, key) in _SCORES.items():
         test = "" if scores is None else f" {scores['summary'][key]:.3f} |"
-        lines.append(f"| {name} | {value} |{test}")
+        lines.append(f"| {name} | {val[val_key]:.3f} |{test}")
     if scores is not None:
         count = len(scores["images"])
         lines += ["", f"The {count} test images were used for nothing else."]

@@ -73,8 +73,13 @@ def export_package(run_folder: Path, target: Path, options: ExportOptions) -> Pa
         raise PackageError(f"{target}: exists already: choose another name or add --overwrite")
     scores = None if options.scores is None else read_scores(options.scores)
     spec, pair, fitted = load_run(run_folder)
-    environment = json.loads((run_folder / "environment.json").read_text(encoding="utf-8"))
-    recipe = Recipe.model_validate(fitted["recipe"])
+    try:
+        environment = json.loads((run_folder / "environment.json").read_text(encoding="utf-8"))
+        recipe = Recipe.model_validate(fitted["recipe"])
+    except (OSError, ValueError, KeyError) as error:
+        raise SettingError(
+            f"{run_folder}: environment.json or recipe.json is damaged: train again"
+        ) from error
     run = RunFacts(spec, fitted, environment)
     net = package_net(spec, pair, momentum=isinstance(recipe.clustering, Consistency))
     try:
@@ -200,11 +205,13 @@ class _Draft:
         sizes = dict.fromkeys(output_names(self.net), f.embedding_dim)
         if "foreground" in sizes:
             sizes["foreground"] = 1
+        expected = {name: np.load(self.folder / test_output_name(name)) for name in sizes}
         facts = Facts(
             outputs=sizes,
             architecture=architecture(self.spec, momentum=self.net.momentum_net is not None),
             config=self.config(),
             parameters=count_parameters(self.net),
+            peaks={name: float(values.max()) for name, values in expected.items()},
         )
         words = describe(self.spec, facts)
         text = yaml.safe_dump(words, sort_keys=False, allow_unicode=True, width=100)

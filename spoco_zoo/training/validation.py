@@ -17,6 +17,7 @@ from spoco_zoo.clustering import (
     Prototype,
     Recipe,
     cluster,
+    find_core,
     find_foreground,
 )
 from spoco_zoo.errors import SettingError
@@ -121,7 +122,8 @@ def score_recipe(recipe: Recipe, embedded: Sequence[Embedded]) -> Summary:
     scores = []
     for item in embedded:
         foreground = find_foreground(item.embedding, recipe.foreground, item.probability)
-        labels = cluster(item.embedding, foreground, recipe, item.momentum_embedding)
+        core = find_core(foreground, recipe.foreground, item.probability)
+        labels = cluster(item.embedding, foreground, recipe, item.momentum_embedding, core)
         truth = np.maximum(item.states, 0).astype(np.uint32)
         if (item.states == UNLABELED).any():
             labels = drop_unlabeled(labels, truth)
@@ -185,7 +187,8 @@ def _candidates(recipe: Recipe, embedded: Sequence[Embedded]) -> dict[str, list[
     candidates: dict[str, list[float] | list[int]] = {}
     match recipe.foreground:
         case Head():
-            candidates["threshold"] = [0.3, 0.4, 0.6, 0.7]
+            candidates["core_threshold"] = [0.6, 0.7, 0.8, 0.9]
+            candidates["threshold"] = [0.2, 0.3, 0.4]
         case Prototype(radius=radius):
             candidates["radius"] = [radius * f for f in (0.8, 1.25)]
     if isinstance(recipe.clustering, Hdbscan):
@@ -206,6 +209,6 @@ def _change(recipe: Recipe, name: str, value: float) -> Recipe:
     """Set one number of a recipe, wherever it stands."""
     if name == "min_size":
         return recipe.model_copy(update={name: int(value)})
-    part = "foreground" if name in ("threshold", "radius") else "clustering"
+    part = "foreground" if name in ("threshold", "core_threshold", "radius") else "clustering"
     changed = getattr(recipe, part).model_copy(update={name: value})
     return recipe.model_copy(update={part: changed})

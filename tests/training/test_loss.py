@@ -34,7 +34,7 @@ from spoco_zoo.training.loss import (
 from spoco_zoo.training.net import NetOutput
 
 torch.set_num_threads(1)  # on tiny images threads wait for each other
-quick = settings(max_examples=60, deadline=None)
+quick = settings(max_examples=40, deadline=None)
 DEFAULTS = LossSettings()
 
 
