@@ -127,6 +127,14 @@ class AugmentationSettings(_Settings):
     gamma: tuple[float, float] = (0.7, 1.5)
     intensity_ratio: float = Field(0.3, ge=0, le=1, description="chance of each intensity change")
 
+    @model_validator(mode="after")
+    def _check(self) -> "AugmentationSettings":
+        for word in ("scaling", "blur_sigma", "brightness", "contrast", "gamma"):
+            low, high = getattr(self, word)
+            if not 0 < low <= high:
+                raise ValueError(f"{word} is {[low, high]}: expected two rising numbers above 0")
+        return self
+
 
 class ScheduleSettings(_Settings):
     """How long and how fast."""

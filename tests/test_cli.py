@@ -209,7 +209,9 @@ def test_other_formats_and_packages_in_a_zip(call, paint, zip_folder, tiny_packa
     tifffile.imwrite(tmp_path / "t.ome.tif", image, metadata={"axes": "YX"})
     packed = zip_folder(tiny_package, tmp_path / "packed.zip")
     out = tmp_path / "labels"
-    result = call("run", packed, *(tmp_path / n for n in ("n.npy", "p.png", "t.ome.tif")), "-o", out)
+    result = call(
+        "run", packed, *(tmp_path / n for n in ("n.npy", "p.png", "t.ome.tif")), "-o", out
+    )
     assert result.code == 0
     assert names_in(out) == ["n.tif", "p.tif", "t.tif"]
     for name in names_in(out):
@@ -263,7 +265,9 @@ def test_tiles_write_the_same_bytes(call, image_folder, tmp_path):
     call("run", TINY, image_folder, "-o", tmp_path / "whole")
     call("run", TINY, image_folder, "-o", tmp_path / "tiled", "--tile", "9")
     for name in ("a.tif", "b.tif", "c.tif"):
-        assert (read_labels(tmp_path / "whole" / name) == read_labels(tmp_path / "tiled" / name)).all()
+        assert (
+            read_labels(tmp_path / "whole" / name) == read_labels(tmp_path / "tiled" / name)
+        ).all()
 
 
 def test_the_method_of_the_package_is_kept_where_no_flag_is_given(call, image_folder, tmp_path):
@@ -373,7 +377,9 @@ def test_an_image_that_does_not_fit_is_named(call, tmp_path, pixels, problem):
     assert not (tmp_path / "labels").exists()
 
 
-def test_two_images_of_one_name_are_refused_before_work_is_done(call, image_folder, paint, tmp_path):
+def test_two_images_of_one_name_are_refused_before_work_is_done(
+    call, image_folder, paint, tmp_path
+):
     np.save(image_folder / "b.npy", paint()[0])
     out = tmp_path / "labels"
     assert_is_error(
@@ -477,9 +483,7 @@ def test_a_damaged_package_runs_nothing(call, tiny_package, image_folder, tmp_pa
     ],
 )
 def test_an_impossible_flag_is_refused(call, image_folder, tmp_path, flags, sentence):
-    assert_is_error(
-        call("run", TINY, image_folder, "-o", tmp_path / "labels", *flags), sentence
-    )
+    assert_is_error(call("run", TINY, image_folder, "-o", tmp_path / "labels", *flags), sentence)
 
 
 @pytest.mark.parametrize(
@@ -558,7 +562,9 @@ def scored(paint, tmp_path):
     for name in "ab":
         truth = truth_of(paint, name).astype(np.uint16)
         tifffile.imwrite(folders[1] / f"{name}.tif", truth)
-        tifffile.imwrite(folders[0] / f"{name}.tif", np.where(truth == 1, 0, truth) if name == "b" else truth)
+        tifffile.imwrite(
+            folders[0] / f"{name}.tif", np.where(truth == 1, 0, truth) if name == "b" else truth
+        )
     return folders
 
 

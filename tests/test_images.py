@@ -402,7 +402,8 @@ def test_a_movie_is_a_volume_where_one_is_expected(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("unit", "in_um"), [("um", 1), ("µm", 1), ("micron", 1), ("nm", 1e-3), ("mm", 1e3)]
+    ("unit", "in_um"),
+    [("um", 1), (r"\u00B5m", 1), ("micron", 1), ("microns", 1), ("nm", 1e-3), ("mm", 1e3)],
 )
 def test_imagej_pixel_size_is_told_in_micrometers(tmp_path, unit, in_um):
     path = tiff(

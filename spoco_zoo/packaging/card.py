@@ -131,7 +131,7 @@ def read_scores(path: Path) -> dict[str, Any]:
     try:
         scores: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         summary, _ = scores["summary"], scores["images"][0]
-        if not all(isinstance(summary[key], float) for _, key in _SCORES.values()):
+        if not all(isinstance(summary[key], int | float) for _, key in _SCORES.values()):
             raise ValueError("scores are numbers")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SettingError(

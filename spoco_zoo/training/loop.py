@@ -22,6 +22,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from torch.utils.data import DataLoader
 
 from spoco_zoo.errors import DeviceError, SettingError
 from spoco_zoo.figures import training_curves
-from spoco_zoo.files import write_bytes, write_whole
+from spoco_zoo.files import write_bytes
 from spoco_zoo.spec import Spec, dump_spec, load_spec
 from spoco_zoo.training.loss import LossTerms, iterate_terms, spoco_loss
 from spoco_zoo.training.momentum import MomentumPair
@@ -106,10 +107,11 @@ def train(spec: Spec, data: Path, run_folder: Path, options: TrainOptions) -> Tr
         for step, batch in _batches(samples, spec, run.step, device):
             began = time.monotonic()
             terms = run.take_step(batch)
-            run.record(terms, time.monotonic() - began)
-            score = None
             last = step + 1 == spec.schedule.steps
-            if last or (step + 1) % spec.schedule.validate_every == 0:
+            due = last or (step + 1) % spec.schedule.validate_every == 0
+            run.record(terms, time.monotonic() - began, due=due)
+            score = None
+            if due:
                 score = run.validate(validation)
             options.on_step(run.report(score))
             late = deadline is not None and time.monotonic() > deadline
@@ -147,7 +149,7 @@ class _Run:
         )
         if resume:
             run._load()
-        elif (folder / "last.pt").exists() or (folder / "spec.yaml").exists():
+        elif (folder / "last.pt").exists():
             raise SettingError(
                 f"{folder}: holds a run already: choose another name, or --resume to go on"
             )
@@ -220,10 +222,10 @@ class _Run:
         self.pair.update(min(schedule.momentum, (1 + self.step) / (10 + self.step)))
         return terms
 
-    def record(self, terms: LossTerms, seconds: float) -> None:
-        """Add one row to the history every few steps."""
+    def record(self, terms: LossTerms, seconds: float, *, due: bool) -> None:
+        """Add one row to the history every few steps, and where a validation is due."""
         self.recent.append((dict(iterate_terms(terms)), seconds))
-        if self.step % _LOG_EVERY == 0 or self.step == self.spec.schedule.steps:
+        if self.step % _LOG_EVERY == 0 or due:
             means = self._means()
             rate = learning_rate(self.spec, self.step - 1)
             seconds = sum(s for _, s in self.recent) / len(self.recent)
@@ -251,7 +253,10 @@ class _Run:
     def validate(self, validation: Sequence[Sample]) -> float:
         """Cluster and score the validation images; keep the checkpoint if it is the best."""
         net = self.pair.embedding_net.eval()
-        embedded = embed_all(net, validation, self.device)
+        twin = None
+        if self.spec.clustering_method.method == "consistency":
+            twin = self.pair.momentum_net.eval()
+        embedded = embed_all(net, validation, self.device, twin)
         recipe = start_recipe(self.spec, embedded)
         score = goal(score_recipe(recipe, embedded))
         self.board.add_scalar("validation/mean_ap", score, self.step)
@@ -291,7 +296,9 @@ class _Run:
             "optimizer": self.optimizer.state_dict(),
             "recent": [[terms, seconds] for terms, seconds in self.recent],
         }
-        write_whole(self.folder / name, lambda file: torch.save(state, file), overwrite=True)
+        buffer = BytesIO()  # torch hides a full disk behind an error of its own
+        torch.save(state, buffer)
+        write_bytes(self.folder / name, buffer.getvalue(), overwrite=True)
         lines = [["step", "total", *_TERMS, "learning_rate", "seconds_per_step", "score"]]
         text = "\n".join(",".join(str(v) for v in row) for row in [*lines, *self.rows])
         _write_text(self.folder / "history.csv", text + "\n")
@@ -484,7 +491,7 @@ def _mix(seed: int, step: int) -> int:
     return (seed * 1_000_003 + step) % 2**63
 
 
-def _short(value: float | str) -> float | str:
+def _short(value: float | int | str) -> float | int | str:
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 

@@ -182,7 +182,8 @@ def consistency(
             [(soft_f * soft_g).sum(1), soft_f.square().sum(1), soft_g.square().sum(1)]
         )
 
-    shared, squared_f, squared_g = _recomputed(sums, f, f[chosen], g[chosen])
+    parts = [_recomputed(sums, f, f[part], g[part]) for part in torch.split(chosen, _CHUNK)]
+    shared, squared_f, squared_g = torch.cat(parts, dim=1)
     return _dice_loss(shared, squared_f, squared_g, settings.dice)
 
 

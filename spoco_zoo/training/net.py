@@ -127,7 +127,7 @@ class UNet(nn.Module):
     def receptive_field(self) -> tuple[int, ...]:
         """One-sided reach per axis in pixels: how far a pixel can influence an embedding.
 
-        An upper bound from the architecture: at each level both double convolutions of the
+        Exact, from the architecture: at each level both double convolutions of the
         encoder and the decoder see `kernel // 2` steps of that level's stride, and the pooling
         and up-sampling between levels shift by at most one step.
         """

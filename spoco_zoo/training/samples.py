@@ -185,10 +185,10 @@ class SparseSamples(Dataset[Batch]):
         image, labels = sample.image, sample.labels
         for axis, (middle, size, n) in enumerate(zip(center, crop, shape, strict=True)):
             # the crop stays inside where the image is large enough
-            middle = min(max(middle, size // 2), max(n - size // 2, size // 2))
+            middle = min(max(middle, size // 2), max(n - (size + 1) // 2, size // 2))
             middle = middle if n >= size else n // 2
             start = middle - size
-            indices = np.arange(start, start + 2 * size)
+            indices = np.arange(start, start + 2 * size + size % 2)
             image = image.take(_mirror(indices, n), axis=axis + 1)
             labels = labels.take(_mirror(indices, n), axis=axis)
             outside = (indices < 0) | (indices >= n)
@@ -224,6 +224,26 @@ def _seeded(seed: int) -> Iterator[None]:
         torch.set_rng_state(torch_state)
 
 
+@dataclass(frozen=True)
+class _InPlane:
+    """Draws a rotation about z alone; a class, since processes cannot be sent a lambda."""
+
+    angle: float
+
+    def __call__(self, *_: object, dim: int, **__: object) -> float:
+        return 0.0 if dim else float(np.random.uniform(-self.angle, self.angle))
+
+
+@dataclass(frozen=True)
+class _BlurWidth:
+    """Draws a width of blur that fits into an axis of few pixels."""
+
+    limits: tuple[float, float]
+
+    def __call__(self, size: int) -> float:
+        return float(min(np.random.uniform(*self.limits), max((size - 1) / 3, 0.1)))
+
+
 def _geometry(settings: AugmentationSettings, crop: Sequence[int]) -> Any:  # noqa: ANN401
     from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
     from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
@@ -240,9 +260,7 @@ def _geometry(settings: AugmentationSettings, crop: Sequence[int]) -> Any:  # no
         elastic_deform_magnitude=(0.0, 4.0),
         p_rotation=0.7 if angle else 0.0,
         # a volume turns in its image plane only: z has another pixel size
-        rotation=(lambda *_, dim, **__: 0.0 if dim else float(np.random.uniform(-angle, angle)))
-        if len(crop) == 3
-        else (-angle, angle),
+        rotation=_InPlane(angle) if len(crop) == 3 else (-angle, angle),
         p_scaling=0.7,
         scaling=settings.scaling,
         p_synchronize_scaling_across_axes=0.8,
@@ -266,7 +284,7 @@ def _intensity(settings: AugmentationSettings) -> Any:  # noqa: ANN401 - the lib
 
     changes = [
         GaussianNoiseTransform((0.0, settings.noise_variance), synchronize_channels=True),
-        GaussianBlurTransform(settings.blur_sigma, synchronize_channels=True),
+        GaussianBlurTransform(_BlurWidth(settings.blur_sigma), synchronize_channels=True),
         MultiplicativeBrightnessTransform(
             BGContrast(settings.brightness), synchronize_channels=False
         ),

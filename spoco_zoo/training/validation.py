@@ -169,7 +169,12 @@ def _find_prototype(spec: Spec, embedded: Sequence[Embedded]) -> Prototype | Non
     for radius in np.linspace(0.5, 2.0, 7) * spec.loss.delta_dist / 2:
         found = distance > radius
         right = (found & ~background).sum()
-        dice = 2 * right / (found.sum() + (~background).sum())
+        left = (~found & background).sum()
+        # of both classes: where instances fill the image, "everywhere" has a high Dice already
+        dice = min(
+            2 * right / (found.sum() + (~background).sum()),
+            2 * left / ((~found).sum() + background.sum()),
+        )
         if dice > best:
             best, best_radius = float(dice), float(radius)
     if best < _LEAST_AGREEMENT:
@@ -205,7 +210,7 @@ def _candidates(recipe: Recipe, embedded: Sequence[Embedded]) -> dict[str, list[
     return candidates
 
 
-def _change(recipe: Recipe, name: str, value: float) -> Recipe:
+def _change(recipe: Recipe, name: str, value: float | int) -> Recipe:
     """Set one number of a recipe, wherever it stands."""
     if name == "min_size":
         return recipe.model_copy(update={name: int(value)})

@@ -1,0 +1,176 @@
+"""The card tells the numbers of the run, of the proof and of the test, and no others."""
+
+# ruff: noqa: E402 - without torch the file ends at the line that asks for it
+
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+torch = pytest.importorskip("torch")
+
+from spoco_zoo.errors import SettingError
+from spoco_zoo.packaging.card import Proven, RunFacts, read_scores, write_card, write_cover
+from spoco_zoo.session import Embedded
+from spoco_zoo.spec import parse_spec
+
+FITTED = {
+    "recipe": {"clustering": {"method": "mean_shift", "bandwidth": 0.75}},
+    "step": 1234,
+    "validation": {"ap50": 0.5, "mean_ap": 0.25, "sbd": 0.625, "count_difference": 3.5},
+    "validation_images": 17,
+}
+ENVIRONMENT = {
+    "train_images": 41,
+    "train_instances": 997,
+    "precision": "bfloat16",
+    "device": "cuda",
+}
+PROVEN = Proven({"TorchScript": 0.0, "ONNX Runtime": 2.5e-7}, 3e-8, 123_456)
+SCORES = {
+    "summary": {
+        "pooled_ap50": 0.9,
+        "pooled_mean_ap": 0.8,
+        "sbd": 0.7,
+        "count_difference": 2.25,
+    },
+    "images": [{}] * 39,
+}
+
+
+def make_run(**words):
+    return RunFacts(parse_spec(words, "spec"), FITTED, ENVIRONMENT)
+
+
+def test_the_run_is_told():
+    card = write_card(
+        make_run(
+            data={"instance_ratio": 0.1, "label_zero": "unlabeled"},
+            schedule={"steps": 2000, "batch_size": 3, "crop": [64, 96], "seed": 8},
+            card={
+                "title": "Some nuclei",
+                "description": "Of many kinds.",
+                "data": "one data set",
+                "limits": "Not for cells.",
+                "license": "MIT",
+                "cite": [{"text": "One", "doi": "10.1/2"}, {"text": "Two"}],
+            },
+        ),
+        PROVEN,
+        None,
+    ).splitlines()
+    assert card[0] == "# Some nuclei"
+    for line in (
+        "Of many kinds.",
+        "- Data: one data set",
+        "- 41 images with 997 instances, 10% of the instances labelled, label 0 meaning unlabeled",
+        "- 2000 steps of 3 crops of 64 x 96 pixels, seed 8, bfloat16 on cuda; "
+        "weights of step 1234, the best on validation",
+        "- 123,456 parameters, embedding of 16 numbers",
+        "- Licence of the weights: MIT",
+        "Not for cells.",
+        "- One 10.1/2",
+        "- Two",
+    ):
+        assert line in card
+
+
+def test_the_proof_is_told():
+    card = write_card(make_run(), PROVEN, None).splitlines()
+    assert "| TorchScript | 0.0e+00 |" in card
+    assert "| ONNX Runtime | 2.5e-07 |" in card
+    assert "| tiles against the whole image | 3.0e-08 |" in card
+
+
+def test_without_a_test_only_the_validation_is_told():
+    card = write_card(make_run(), PROVEN, None).splitlines()
+    start = card.index("| score | validation |")
+    assert card[start - 2] == (
+        "The recipe was fitted on the 17 validation images; no test images were scored."
+    )
+    assert card[start : start + 6] == [
+        "| score | validation |",
+        "|---|---|",
+        "| AP at IoU 0.50, pooled | 0.500 |",
+        "| AP, mean of IoU 0.50 to 0.95, pooled | 0.250 |",
+        "| SBD | 0.625 |",
+        "| count difference, mean | 3.500 |",
+    ]
+
+
+def test_the_test_stands_beside_the_validation():
+    card = write_card(make_run(), PROVEN, SCORES).splitlines()
+    start = card.index("| score | validation | test |")
+    assert card[start - 2] == "The recipe was fitted on the 17 validation images."
+    assert card[start : start + 8] == [
+        "| score | validation | test |",
+        "|---|---|---|",
+        "| AP at IoU 0.50, pooled | 0.500 | 0.900 |",
+        "| AP, mean of IoU 0.50 to 0.95, pooled | 0.250 | 0.800 |",
+        "| SBD | 0.625 | 0.700 |",
+        "| count difference, mean | 3.500 | 2.250 |",
+        "",
+        "The 39 test images were used for nothing else.",
+    ]
+
+
+def test_the_recipe_in_the_card_is_the_recipe():
+    card = write_card(make_run(), PROVEN, None)
+    (block,) = re.findall(r"```json\n(.*?)```", card, flags=re.DOTALL)
+    assert json.loads(block) == FITTED["recipe"]
+
+
+def test_every_table_has_as_many_cells_in_each_row():
+    for scores in (None, SCORES):
+        lines = write_card(make_run(), PROVEN, scores).splitlines()
+        rows = [(n, line.count("|")) for n, line in enumerate(lines) if line.startswith("|")]
+        for (n, cells), (m, others) in zip(rows, rows[1:], strict=False):
+            assert m != n + 1 or cells == others
+
+
+def test_scores_of_evaluate_are_read(tiny_scores):
+    scores = read_scores(tiny_scores)
+    assert scores["summary"]["sbd"] == 1.0
+    assert "| SBD | 0.625 | 1.000 |" in write_card(make_run(), PROVEN, scores)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        "",
+        "[]",
+        "{}",
+        '{"summary": 5}',
+        '{"summary": {"pooled_ap50": 1.0}, "images": [{}]}',
+        json.dumps({"summary": SCORES["summary"]}),
+        json.dumps({"summary": SCORES["summary"], "images": []}),
+        json.dumps({"summary": SCORES["summary"] | {"sbd": "high"}, "images": [{}]}),
+    ],
+)
+def test_a_file_without_scores_is_refused(tmp_path, content):
+    path = tmp_path / "scores.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(SettingError) as error:
+        read_scores(path)
+    assert str(error.value) == (
+        f"{path}: holds no scores: expected a file of spoco-zoo evaluate --json"
+    )
+
+
+@pytest.mark.parametrize("space", [(40, 60), (60, 40), (256, 256), (5, 20, 30)])
+def test_the_cover_has_one_size_and_three_panels(tmp_path, space):
+    draw = np.random.default_rng(0)
+    labels = np.zeros(space, np.uint32)
+    labels[..., 2:8, 2:8] = 1
+    embedded = Embedded(draw.normal(size=(4, *space)).astype(np.float32), None, None)
+    image = draw.integers(0, 255, (1, *space)).astype(np.uint8)
+    write_cover(tmp_path / "cover.png", image, embedded, labels)
+    with Image.open(tmp_path / "cover.png") as cover:
+        assert (cover.mode, cover.size) == ("RGB", (720, 360))
+        pixels = np.asarray(cover)
+    assert (pixels[0] == 255).all()
+    assert (pixels < 255).any()
