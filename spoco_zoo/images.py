@@ -316,7 +316,7 @@ def _tiff_scale(file: Any) -> tuple[float, ...] | None:  # noqa: ANN401 - tifffi
         return sizes["Y"], sizes["X"]
     if file.is_imagej:
         info = file.imagej_metadata or {}
-        factor = _IN_UM.get(str(info.get("unit", "")).lower())  # Fiji writes µm as \\u00B5m
+        factor = _IN_UM.get(str(info.get("unit", "")).lower())  # Fiji writes µm as \u00B5m
         tags = file.pages[0].tags
         names = [f"{axis}Resolution" for axis in "YX"]
         if factor and all(name in tags and tags[name].value[0] for name in names):

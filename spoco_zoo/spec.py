@@ -281,7 +281,7 @@ def load_spec(path: Path) -> Spec:
     return parse_spec(words, str(path))
 
 
-def parse_spec(words: dict[str, Any], name: str) -> Spec:
+def parse_spec(words: dict[Any, Any], name: str) -> Spec:
     """Check the words of a spec.
 
     Args:

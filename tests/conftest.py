@@ -224,7 +224,7 @@ def make_run(tmp_path):
     """Write the folder of a finished run whose network was never trained; needs torch."""
     torch = pytest.importorskip("torch")
     from spoco_zoo.spec import dump_spec, parse_spec
-    from spoco_zoo.training.loop import CHECKPOINT_VERSION, build_pair
+    from spoco_zoo.training.checkpoints import CHECKPOINT_VERSION, build_pair
 
     def make(words, recipe):
         folder = tmp_path / "run"
@@ -274,8 +274,8 @@ def quick_judge(monkeypatch):
     core = pytest.importorskip("bioimageio.core")
     asked = []
 
-    def judge(source, *, weight_format, **_):
-        asked.append((Path(source).name, weight_format))
+    def judge(words, *, weight_format, **_):
+        asked.append((words["name"], weight_format))
         return SimpleNamespace(status="passed")
 
     monkeypatch.setattr(core, "test_description", judge)

@@ -133,7 +133,7 @@ def read_scores(path: Path) -> dict[str, Any]:
         summary, _ = scores["summary"], scores["images"][0]
         if not all(isinstance(summary[key], int | float) for _, key in _SCORES.values()):
             raise ValueError("scores are numbers")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise SettingError(
             f"{path}: holds no scores: expected a file of spoco-zoo evaluate --json"
         ) from error

@@ -48,7 +48,7 @@ from spoco_zoo.session import EmbeddingSession
 from spoco_zoo.simulation import simulate_nuclei
 from spoco_zoo.spec import Spec
 from spoco_zoo.training import net as net_module
-from spoco_zoo.training.loop import load_run
+from spoco_zoo.training.checkpoints import load_run
 from spoco_zoo.training.net import PackagedUNet, count_parameters
 
 
@@ -69,8 +69,7 @@ def export_package(run_folder: Path, target: Path, options: ExportOptions) -> Pa
         PackageError: The target exists, cannot be written, or a proof fails.
     """
     run_folder, target = Path(run_folder), Path(target)
-    if target.exists() and not options.overwrite:
-        raise PackageError(f"{target}: exists already: choose another name or add --overwrite")
+    _check_target(target, overwrite=options.overwrite)
     scores = None if options.scores is None else read_scores(options.scores)
     spec, pair, fitted = load_run(run_folder)
     try:
@@ -179,6 +178,7 @@ class _Draft:
         tifffile.imwrite(
             self.folder / FILES["sample"],
             image if self.channels > 1 else image[0],
+            photometric="minisblack",
             compression="zlib",
             metadata={"axes": axes if self.channels > 1 else axes[1:]},
         )
@@ -222,6 +222,16 @@ class _Draft:
         return np.repeat(image[None], self.channels, axis=0)
 
 
+def _check_target(target: Path, *, overwrite: bool) -> None:
+    """Stop before work is done for a target that may not be written."""
+    if target.exists() and not overwrite:
+        raise PackageError(f"{target}: exists already: choose another name or add --overwrite")
+    if target.exists() and target.suffix != ".zip" and not (target / RDF_NAME).is_file():
+        raise SettingError(
+            f"{target}: is not a package and is not overwritten: choose another name"
+        )
+
+
 def _publish(folder: Path, target: Path) -> None:
     """Move the finished package to its name, as a zip if that is what the name says."""
     if target.suffix == ".zip":
@@ -233,9 +243,5 @@ def _publish(folder: Path, target: Path) -> None:
         return
     old = folder.with_name("old")
     if target.exists():
-        if not (target / RDF_NAME).is_file():
-            raise SettingError(
-                f"{target}: is not a package and is not overwritten: choose another name"
-            )
         target.replace(old)
     folder.replace(target)

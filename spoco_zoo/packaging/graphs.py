@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from spoco_zoo.spec import Spec
-from spoco_zoo.training.loop import build_net
+from spoco_zoo.training.checkpoints import build_net
 from spoco_zoo.training.momentum import MomentumPair
 from spoco_zoo.training.net import PackagedUNet
 

@@ -4,6 +4,7 @@
 
 import json
 import re
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -126,7 +127,7 @@ def test_every_table_has_as_many_cells_in_each_row():
     for scores in (None, SCORES):
         lines = write_card(make_run(), PROVEN, scores).splitlines()
         rows = [(n, line.count("|")) for n, line in enumerate(lines) if line.startswith("|")]
-        for (n, cells), (m, others) in zip(rows, rows[1:], strict=False):
+        for (n, cells), (m, others) in pairwise(rows):
             assert m != n + 1 or cells == others
 
 

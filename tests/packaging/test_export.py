@@ -30,7 +30,7 @@ from spoco_zoo.packaging import ExportOptions, export_package, proof
 from spoco_zoo.segmentation import segment
 from spoco_zoo.session import EmbeddingSession
 from spoco_zoo.training import net as net_module
-from spoco_zoo.training.loop import load_run
+from spoco_zoo.training.checkpoints import load_run
 from spoco_zoo.training.net import PackagedUNet
 
 OPTIONS = ExportOptions()

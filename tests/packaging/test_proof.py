@@ -17,7 +17,7 @@ from spoco_zoo.package import load_package
 from spoco_zoo.packaging import proof
 from spoco_zoo.packaging.graphs import package_net, write_onnx, write_torchscript
 from spoco_zoo.session import EmbeddingSession
-from spoco_zoo.training.loop import load_run
+from spoco_zoo.training.checkpoints import load_run
 
 
 @pytest.fixture

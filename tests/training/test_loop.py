@@ -21,13 +21,8 @@ import tifffile
 from spoco_zoo.errors import DeviceError, OutputError, SettingError
 from spoco_zoo.spec import dump_spec, load_spec, parse_spec
 from spoco_zoo.training import TrainOptions, train
-from spoco_zoo.training.loop import (
-    build_net,
-    build_pair,
-    learning_rate,
-    load_checkpoint,
-    load_run,
-)
+from spoco_zoo.training.checkpoints import build_net, build_pair, load_checkpoint, load_run
+from spoco_zoo.training.loop import learning_rate
 from spoco_zoo.training.samples import read_samples
 from spoco_zoo.training.validation import embed_all, fit_recipe, goal, score_recipe
 

@@ -1,0 +1,74 @@
+"""Checkpoints: networks built anew from a spec, and filled from a file that holds data alone."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from spoco_zoo.errors import SettingError
+from spoco_zoo.spec import Spec, load_spec
+from spoco_zoo.training.momentum import MomentumPair
+from spoco_zoo.training.net import UNet
+
+CHECKPOINT_VERSION = 1
+
+
+def build_net(spec: Spec) -> UNet:
+    """Make the untrained network of a spec whose count of channels is known.
+
+    Raises:
+        SettingError: `net.in_channels` is not set.
+    """
+    if spec.net.in_channels is None:
+        raise SettingError("net.in_channels is not set: give the channels of the images")
+    return UNet(
+        spec.net.in_channels,
+        spec.net.embedding_dim,
+        spec.net.widths,
+        spec.net.steps,
+        foreground_head=spec.has_foreground_head,
+        order=spec.net.order,
+    )
+
+
+def build_pair(spec: Spec) -> MomentumPair:
+    """Make both untrained networks of a spec."""
+    return MomentumPair(build_net(spec))
+
+
+def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Read a checkpoint, without running any code that it might hold.
+
+    Raises:
+        SettingError: The file is missing, damaged or of another version.
+    """
+    try:
+        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError as error:
+        raise SettingError(f"{path}: no such checkpoint: train first") from error
+    except Exception as error:
+        raise SettingError(
+            f"{path}: is not a readable checkpoint ({type(error).__name__}): train again"
+        ) from error
+    if not isinstance(state, dict) or state.get("version") != CHECKPOINT_VERSION:
+        raise SettingError(f"{path}: is no checkpoint of version {CHECKPOINT_VERSION}: train again")
+    return state
+
+
+def load_run(run_folder: Path, name: str = "best.pt") -> tuple[Spec, MomentumPair, dict[str, Any]]:
+    """Read spec, trained networks and fitted recipe of a finished run.
+
+    Raises:
+        SettingError: The folder is not that of a finished run.
+    """
+    if not (run_folder / "recipe.json").is_file():
+        raise SettingError(
+            f"{run_folder}: no recipe.json: expected the folder of a finished run; "
+            "finish it with train --resume"
+        )
+    spec = load_spec(run_folder / "spec.yaml")
+    pair = build_pair(spec)
+    pair.load_state_dict(load_checkpoint(run_folder / name)["pair"])
+    fitted = json.loads((run_folder / "recipe.json").read_text(encoding="utf-8"))
+    return spec, pair.eval(), fitted
