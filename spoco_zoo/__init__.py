@@ -8,6 +8,7 @@ torch (`train`, `export_package`) does not stand in the way of what does not.
 """
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from spoco_zoo.errors import MissingExtraError
@@ -40,21 +41,28 @@ _ROOMS = {
     "segment": "segmentation",
     "train": "training",
 }
-_EXTRAS = {"train": "training", "export_package": "export"}
+_EXTRAS = {
+    "train": ("training", ("torch", "batchgeneratorsv2", "tensorboard", "matplotlib")),
+    "export_package": ("export", ("torch", "onnx", "bioimageio.core")),
+}
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - the types stand above
     if name not in _ROOMS:
         raise AttributeError(f"module 'spoco_zoo' has no attribute {name!r}")
+    if name in _EXTRAS:
+        word, needs = _EXTRAS[name]
+        missing = next((package for package in needs if not _is_installed(package)), None)
+        if missing is not None:
+            raise MissingExtraError(f"{word} needs {missing}: pip install 'spoco-zoo[train]'")
+    return getattr(import_module(f"spoco_zoo.{_ROOMS[name]}"), name)
+
+
+def _is_installed(package: str) -> bool:
     try:
-        return getattr(import_module(f"spoco_zoo.{_ROOMS[name]}"), name)
-    except ModuleNotFoundError as error:
-        missing = (error.name or "").split(".")[0]
-        if name not in _EXTRAS or missing == "spoco_zoo":
-            raise
-        raise MissingExtraError(
-            f"{_EXTRAS[name]} needs {missing}: pip install 'spoco-zoo[train]'"
-        ) from error
+        return find_spec(package) is not None
+    except (ValueError, ModuleNotFoundError):
+        return False
 
 
 def __dir__() -> list[str]:

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from spoco_zoo.errors import ImageError, OutputError, SettingError, SpocoZooError
+from spoco_zoo.errors import ImageError, OutputError, PackageError, SettingError, SpocoZooError
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import Progress, TaskID
 
     from spoco_zoo.clustering import Recipe
     from spoco_zoo.package import Package
@@ -101,11 +101,14 @@ def train(
     }
     recipe = change_spec(recipe, changes)
     with _progress_bar() as bar, _Interrupt() as interrupt:
+        task = bar.add_task("starting", total=None, detail="")
+        show_step = _show_step(bar, task)
         options = TrainOptions(
             device=device,
             resume=resume,
             max_minutes=max_minutes,
-            on_step=_training_task(bar),
+            on_step=show_step,
+            on_stage=lambda stage: bar.update(task, description=stage),
             should_stop=lambda: interrupt.asked,
         )
         result = run_training(recipe, data, out, options)
@@ -152,7 +155,9 @@ def run(
     bandwidth: Annotated[
         float | None, typer.Option(help="Radius of a cluster, in embedding units.")
     ] = None,
-    min_size: Annotated[int | None, typer.Option(help="Drop smaller instances, in pixels.")] = None,
+    min_size: Annotated[
+        int | None, typer.Option(help="Least pixels of an instance's core.")
+    ] = None,
     tile: Annotated[
         int | None, typer.Option(help="Pixels a side, to save memory; changes no result.")
     ] = None,
@@ -174,10 +179,14 @@ def run(
             bar.update(task, detail=source.name)
             try:
                 count = _run_one(session, source, target, (recipe, tile, overlay, overwrite))
-                bar.console.print(f"{target}: {count} instances", highlight=False, soft_wrap=True)
-            except (ImageError, OutputError) as error:
+                line = f"{target}: {count} instances"
+                bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+            except (ImageError, OutputError, PackageError) as error:
                 failed += 1
                 _complain(error)
+            except MemoryError:
+                failed += 1
+                _complain(ImageError(f"{source}: does not fit into memory: use a smaller --tile"))
             bar.advance(task)
     typer.echo(f"{len(targets) - failed} of {len(targets)} images done", err=bool(failed))
     if failed:
@@ -323,9 +332,8 @@ class _Interrupt:
         typer.echo("stopping after this step; press Ctrl-C again to stop at once", err=True)
 
 
-def _training_task(bar: "Progress") -> Callable[["StepReport"], None]:
-    """Make the callback that shows a training run on the bar."""
-    task = bar.add_task("train", total=None, detail="")
+def _show_step(bar: "Progress", task: "TaskID") -> Callable[["StepReport"], None]:
+    """Make the callback that shows a step of training on the bar."""
 
     def show(report: "StepReport") -> None:
         shown = ("total", "pull", "push", "instance", "consistency", "foreground")
@@ -349,13 +357,13 @@ def _progress_bar() -> "Progress":
     )
 
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[detail]}"),
+        TextColumn("{task.fields[detail]}", markup=False),
         console=_console(),
     )
 

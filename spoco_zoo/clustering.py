@@ -22,9 +22,10 @@ from typing import Annotated, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt32
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from spoco_zoo.errors import SettingError
+from spoco_zoo.foreground import Everywhere, Foreground
 from spoco_zoo.labels import (
     fill_from_neighbors,
     find_pieces,
@@ -76,46 +77,6 @@ class Consistency(_Settings):
 Clustering = Annotated[MeanShift | Hdbscan | Consistency, Field(discriminator="method")]
 
 
-class Head(_Settings):
-    """Foreground where the network's own head says so."""
-
-    rule: Literal["head"] = "head"
-    threshold: float = Field(0.5, gt=0, lt=1, description="least probability of foreground")
-    core_threshold: float | None = Field(
-        None, gt=0, lt=1, description="the same where instances are told apart"
-    )
-
-    @model_validator(mode="after")
-    def _check(self) -> "Head":
-        if self.core_threshold is not None and self.core_threshold < self.threshold:
-            raise ValueError(
-                f"core_threshold is {self.core_threshold}: expected at least the threshold, "
-                f"{self.threshold}"
-            )
-        return self
-
-
-class Prototype(_Settings):
-    """Foreground where the embedding is far from that of background.
-
-    The loss ties background to no place. A prototype is written by training, and only after it
-    was verified on validation images with labelled background.
-    """
-
-    rule: Literal["prototype"] = "prototype"
-    center: tuple[float, ...] = Field(description="embedding of background")
-    radius: float = Field(gt=0, description="background is nearer than this")
-
-
-class Everywhere(_Settings):
-    """Every pixel belongs to some instance: tissue without background."""
-
-    rule: Literal["everywhere"] = "everywhere"
-
-
-Foreground = Annotated[Head | Prototype | Everywhere, Field(discriminator="rule")]
-
-
 class Recipe(_Settings):
     """How an embedding becomes instances: all numbers that decide, kept in every package."""
 
@@ -123,59 +84,6 @@ class Recipe(_Settings):
     foreground: Foreground = Everywhere()
     min_size: int = Field(10, ge=0, description="smaller instances are dropped, in pixels")
     fill_reach: int = Field(5, ge=0, description="how far undecided pixels may take a neighbour")
-
-
-def find_foreground(
-    embedding: Float[np.ndarray, "e *space"],
-    settings: Head | Prototype | Everywhere,
-    probability: Float[np.ndarray, "*space"] | None = None,
-) -> Bool[np.ndarray, "*space"]:
-    """Decide for every pixel whether it belongs to any instance.
-
-    Args:
-        embedding: The embedding of the image.
-        settings: The rule.
-        probability: What the foreground head says, in 0..1; needed by `Head` alone.
-
-    Raises:
-        SettingError: The rule needs what the network does not give.
-    """
-    match settings:
-        case Head(threshold=threshold):
-            if probability is None:
-                raise SettingError(
-                    "foreground rule 'head' needs a network with a foreground head, "
-                    "this one has none: use 'prototype' or 'everywhere'"
-                )
-            return np.asarray(probability >= threshold)
-        case Prototype(center=center, radius=radius):
-            if len(center) != len(embedding):
-                raise SettingError(
-                    f"foreground prototype has {len(center)} numbers, the embedding has "
-                    f"{len(embedding)}: both must be the same network's"
-                )
-            offset = embedding - np.asarray(center, np.float32).reshape(
-                -1, *[1] * (embedding.ndim - 1)
-            )
-            return np.asarray((offset * offset).sum(axis=0) > radius * radius)
-        case Everywhere():
-            return np.ones(embedding.shape[1:], dtype=bool)
-
-
-def find_core(
-    foreground: Bool[np.ndarray, "*space"],
-    settings: Head | Prototype | Everywhere,
-    probability: Float[np.ndarray, "*space"] | None = None,
-) -> Bool[np.ndarray, "*space"]:
-    """Find the part of the foreground in which instances are told apart.
-
-    Touching instances are joined by a bridge of uncertain pixels, whose embeddings are those of
-    nobody. A head that is sure of the inside only leaves the bridge out; `cluster` gives it to
-    the instances afterwards. Other rules have no degrees of certainty: all foreground is core.
-    """
-    if isinstance(settings, Head) and settings.core_threshold and probability is not None:
-        return np.asarray(foreground & (probability >= settings.core_threshold))
-    return foreground
 
 
 def cluster(
@@ -442,12 +350,14 @@ def _nearest_mean(points: np.ndarray, sample: np.ndarray, found: np.ndarray) -> 
     reach = np.array(
         [np.linalg.norm(sample[found == k] - means[k], axis=1).max() for k in range(count)]
     )
-    distances = np.sqrt(
-        np.maximum(_squared_distances(means, points, (points * points).sum(axis=1)), 0)
-    )
-    nearest = distances.argmin(axis=0)
-    inside = distances[nearest, np.arange(len(points))] <= reach[nearest]
-    return np.where(inside, nearest, -1)
+    assigned = np.empty(len(points), np.intp)
+    for start in range(0, len(points), _POINTS_AT_ONCE):
+        part = points[start : start + _POINTS_AT_ONCE]
+        squares = _squared_distances(means, part, (part * part).sum(axis=1))
+        nearest = squares.argmin(axis=0)
+        distance = np.sqrt(np.maximum(squares[nearest, np.arange(len(part))], 0))
+        assigned[start : start + len(part)] = np.where(distance <= reach[nearest], nearest, -1)
+    return assigned
 
 
 def _keep_consistent(

@@ -4,7 +4,7 @@ Pictures are arrays `(y, x, 3)` of uint8 until `write_png` makes a file of one. 
 by its middle slice. Colours depend on the id alone, so an instance has the same colour in every
 picture of the same labels. Only `training_curves` needs matplotlib.
 
-Not here: label images for other programs (`images`), and outlines as polygons (`outlines`).
+Not here: label images for other programs (`images`).
 """
 
 import csv

@@ -45,7 +45,7 @@ def read_image(path: Path, n_axes: int | None = None) -> Image:
     Raises:
         ImageError: The file is missing, unreadable, of another format, or not finite numbers.
     """
-    pixels, axes, scale_um = _read_array(Path(path))
+    pixels, axes, scale_um = _read_array(Path(path), as_labels=False)
     if pixels.dtype == bool:
         pixels = pixels.astype(np.uint8)
     if pixels.dtype.kind not in "uif":
@@ -55,6 +55,8 @@ def read_image(path: Path, n_axes: int | None = None) -> Image:
         raise ImageError(f"{path}: shape is {pixels.shape}: expected at least one pixel per axis")
     check_finite(pixels, str(path))
     fits = scale_um is not None and len(scale_um) == pixels.ndim - 1
+    # some programs write 0 or nonsense where they know no pixel size
+    fits = fits and all(1e-6 < size < 1e9 for size in scale_um or ())
     return Image(pixels, scale_um if fits else None)
 
 
@@ -79,7 +81,7 @@ def read_labels(path: Path) -> UInt32[np.ndarray, "*space"]:
     Raises:
         ImageError: As `read_image`; also for labels that are fractional, negative or in colour.
     """
-    values, axes, _ = _read_array(Path(path))
+    values, axes, _ = _read_array(Path(path), as_labels=True)
     values, names = _drop_single_axes(values, axes)
     if names is None:
         is_colour = values.ndim == 3 and values.shape[-1] in (3, 4)
@@ -248,7 +250,9 @@ def _by_stem(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _read_array(path: Path) -> tuple[np.ndarray, str | None, tuple[float, ...] | None]:
+def _read_array(
+    path: Path, *, as_labels: bool
+) -> tuple[np.ndarray, str | None, tuple[float, ...] | None]:
     """Read pixels, axis names where the format has them, and pixel size in µm."""
     if not path.is_file():
         raise ImageError(f"{path}: no such file: check the path")
@@ -256,12 +260,14 @@ def _read_array(path: Path) -> tuple[np.ndarray, str | None, tuple[float, ...] |
     try:
         match suffix:
             case ".tif" | ".tiff":
-                return _read_tiff(path)
+                return _read_tiff(path, as_labels=as_labels)
             case ".png":
-                return _read_png(path)
+                return _read_png(path, as_labels=as_labels)
             case ".npy":
                 with path.open("rb") as file:
                     return np.lib.format.read_array(file, allow_pickle=False), None, None
+    except ImageError:
+        raise
     except Exception as error:  # a damaged file can make a decoder raise anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ImageError(
@@ -274,24 +280,49 @@ def _read_array(path: Path) -> tuple[np.ndarray, str | None, tuple[float, ...] |
     )
 
 
-def _read_png(path: Path) -> tuple[np.ndarray, str | None, tuple[float, ...] | None]:
+def _read_png(
+    path: Path, *, as_labels: bool
+) -> tuple[np.ndarray, str | None, tuple[float, ...] | None]:
     from PIL import Image as PillowImage
 
+    with path.open("rb") as file:
+        header = file.read(26)  # signature, then IHDR: depth at 24, kind of colour at 25
+    if len(header) == 26 and header[24] == 16 and header[25] in (2, 4, 6):
+        raise ImageError(
+            f"{path}: is a PNG of 16 bits in colour, which would be cut to 8: save it as TIFF"
+        )
     with PillowImage.open(path) as picture:
-        # a palette is not looked up, since its numbers may be labels
+        _expect_one(path, getattr(picture, "n_frames", 1))
+        # a palette is not looked up for labels, whose numbers its entries are
+        if picture.mode in ("P", "PA") and not as_labels:
+            raise ImageError(f"{path}: is a picture with a palette: save it as grey or RGB")
         pixels = np.asarray(picture.convert("L") if picture.mode in ("1", "LA") else picture)
     return pixels, "YXS"[: pixels.ndim], None
 
 
-def _read_tiff(path: Path) -> tuple[np.ndarray, str | None, tuple[float, ...] | None]:
+def _read_tiff(
+    path: Path, *, as_labels: bool
+) -> tuple[np.ndarray, str | None, tuple[float, ...] | None]:
     import tifffile
 
     with tifffile.TiffFile(path) as file:
+        _expect_one(path, len(file.series))
+        meaning = tifffile.PHOTOMETRIC(file.pages.first.photometric).name
+        is_mask = file.series[0].dtype == bool  # often written as MINISWHITE and not meant so
+        if meaning in ("PALETTE", "MINISWHITE") and not as_labels and not is_mask:
+            raise ImageError(
+                f"{path}: its pixels are {meaning}, not intensities: save it as grey or RGB"
+            )
         series = file.series[0]
         pixels = series.asarray()
         axes = series.axes
         scale_um = _tiff_scale(file)
     return np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("=")), axes, scale_um
+
+
+def _expect_one(path: Path, count: int) -> None:
+    if count > 1:
+        raise ImageError(f"{path}: holds {count} images: save them as separate files")
 
 
 _IN_UM = {"um": 1.0, "µm": 1.0, "μm": 1.0, "\\u00b5m": 1.0, "micron": 1.0, "microns": 1.0}

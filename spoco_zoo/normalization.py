@@ -105,7 +105,7 @@ def fit_affine(pixels: np.ndarray, settings: Normalization) -> Affine:
                 _per_channel(gain, channels, "gain"), _per_channel(offset, channels, "offset")
             )
         case ScaleRange(min_percentile=low, max_percentile=high, eps=eps):
-            bottom, top = np.percentile(pixels, [low, high], axis=axes).astype(np.float64)
+            bottom, top = np.percentile(pixels, [low, high], axis=axes)
             gain = 1 / (top - bottom + eps)
             return Affine(gain, -bottom * gain)
 

@@ -22,8 +22,9 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from spoco_zoo.clustering import Consistency, Head, Prototype, Recipe
+from spoco_zoo.clustering import Consistency, Recipe
 from spoco_zoo.errors import PackageError
+from spoco_zoo.foreground import Head, Prototype
 from spoco_zoo.normalization import (
     FixedZeroMeanUnitVariance,
     Normalization,
@@ -35,7 +36,6 @@ from spoco_zoo.normalization import (
 RDF_NAME = "rdf.yaml"
 _MOST_RDF_BYTES = 4_000_000
 _MOST_FILE_BYTES = 4_000_000_000
-_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error)
 _MOST_RATIO = 500  # of a zip member's size to its compressed size
 
 
@@ -444,7 +444,7 @@ def _read_from_zip(location: Path, name: str) -> bytes:
                 )
             with archive.open(info) as file:
                 return file.read(info.file_size)  # no more than it says, whatever it holds
-    except (*_ZIP_ERRORS, OSError, RuntimeError, ValueError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, OSError, RuntimeError, ValueError, EOFError) as error:
         raise PackageError(
             f"{location}: cannot be read as a zip ({error}): download or export it again"
         ) from error

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from jaxtyping import UInt32
 
-from spoco_zoo.clustering import Recipe, cluster, find_core, find_foreground
+from spoco_zoo.clustering import Recipe, cluster
 from spoco_zoo.errors import ImageError, SettingError
+from spoco_zoo.foreground import find_core, find_foreground
 from spoco_zoo.images import check_finite
 from spoco_zoo.normalization import fit_affine
 from spoco_zoo.package import Package

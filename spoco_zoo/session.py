@@ -156,7 +156,7 @@ def _open(package: Package, device: str, threads: int | None) -> Any | None:  # 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # "falling back to CPU" is refused below
             session = onnxruntime.InferenceSession(
-                package.read(package.onnx_name), options, providers=[_PROVIDERS[device]]
+                package.read(package.onnx_name), options, providers=[_provider(device)]
             )
     except PackageError:
         raise
@@ -179,6 +179,14 @@ def _open(package: Package, device: str, threads: int | None) -> Any | None:  # 
             f"{', '.join(package.outputs)}; export the package again"
         )
     return session
+
+
+def _provider(device: str) -> str | tuple[str, dict[str, str]]:
+    """Provider and options; on CUDA, full float32 and one algorithm whatever the tile's shape."""
+    name = _PROVIDERS[device]
+    if device == "cpu":
+        return name
+    return name, {"use_tf32": "0", "cudnn_conv_algo_search": "DEFAULT"}
 
 
 def _cores() -> set[int]:

@@ -4,12 +4,14 @@ What the packages compute stands in `data/make_tiny_package.py`. Every test gets
 own, so it may damage them.
 """
 
+import gc
 import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+import warnings
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -264,8 +266,18 @@ def tiny_export(tmp_path_factory, tiny_run, tiny_scores):
     from spoco_zoo.packaging import ExportOptions, export_package
 
     folder, stages = tmp_path_factory.mktemp("export") / "package", []
-    export_package(tiny_run, folder, ExportOptions(scores=tiny_scores, on_stage=stages.append))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        export_package(tiny_run, folder, ExportOptions(scores=tiny_scores, on_stage=stages.append))
+        gc.collect()
     return folder, stages
+
+
+@pytest.fixture
+def collected():
+    """Collect what bioimageio left open where `filterwarnings` of the test still lets it be."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture

@@ -647,17 +647,20 @@ def test_from_images_to_scores(call, nuclei_data, tiny_spec, tmp_path, monkeypat
     assert [image["name"] for image in scores["images"]] == ["3.tif", "4.tif"]
     assert scores["summary"]["pooled_ap50"] > 0
 
-    assert_is_error(
-        call("train", nuclei_data, "-o", run, "--spec", tiny_spec),
-        f"{run}: holds a run already: choose another name, or --resume to go on",
+    again = call("train", nuclei_data, "-o", run, "--spec", tiny_spec)
+    assert (again.code, again.out) == (1, "")
+    assert again.err.endswith(
+        f"Error: {run}: holds a run already: choose another name, or --resume to go on\n"
     )
-    assert_is_error(
-        call("train", nuclei_data, "-o", run, "--resume", "--seed", 6),
-        f"{run}: was started with other settings than these: "
-        "resume with the spec and flags of its start",
+    other = call("train", nuclei_data, "-o", run, "--resume", "--seed", 6)
+    assert (other.code, other.out) == (1, "")
+    assert other.err.endswith(
+        f"Error: {run}: was started with other settings than these: "
+        "resume with the spec and flags of its start\n"
     )
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for one process")
 def test_training_can_be_stopped_and_resumed(
     call, start_python, nuclei_data, tiny_spec, tmp_path, monkeypatch
 ):
@@ -734,3 +737,12 @@ def test_export_keeps_what_is_there(call, tmp_path):
     assert result.err.endswith(
         f"Error: {tmp_path}: exists already: choose another name or add --overwrite\n"
     )
+
+
+def test_names_that_look_like_markup_are_printed_as_they_are(call, tiny_package, tmp_path):
+    image = np.zeros((12, 12), np.uint8)
+    image[3:9, 3:9] = 200
+    path = tmp_path / "scan[day 1][-y].tif"
+    tifffile.imwrite(path, image)
+    result = call("run", tiny_package, path, "-o", tmp_path / "out")
+    assert "scan[day 1][-y].tif: " in result.err

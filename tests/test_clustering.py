@@ -11,19 +11,9 @@ from scipy import ndimage
 from sklearn.cluster import MeanShift as SklearnMeanShift
 
 from spoco_zoo import clustering
-from spoco_zoo.clustering import (
-    Consistency,
-    Everywhere,
-    Hdbscan,
-    Head,
-    MeanShift,
-    Prototype,
-    Recipe,
-    cluster,
-    find_foreground,
-    mean_shift,
-)
+from spoco_zoo.clustering import Consistency, Hdbscan, MeanShift, Recipe, cluster, mean_shift
 from spoco_zoo.errors import SettingError
+from spoco_zoo.foreground import Everywhere, Head, Prototype, find_core, find_foreground
 from spoco_zoo.labels import relabel
 
 METHODS = [MeanShift(), Hdbscan(), Consistency()]
@@ -274,6 +264,20 @@ def test_a_sample_of_the_pixels_is_enough(method, n_axes, monkeypatch):
     labels = run(truth, embedding_of(truth), method)
     assert labels.max() == truth.max()
     assert (labels == relabel(truth)).mean() > 0.99
+
+
+def test_a_sample_keeps_small_instances_and_leaves_strangers_out(monkeypatch):
+    monkeypatch.setattr(clustering, "_MOST_POINTS", 400)
+    truth = blocks(20, 20)
+    truth[4:8, 4:8], truth[12:16, 30:34] = 3, 4  # of 16 pixels each, half in the sample
+    embedding = embedding_of(truth, twins=False)
+    strangers = np.zeros(truth.shape, dtype=bool)
+    strangers[:, 39] = True  # an odd column: none in the sample
+    embedding[:, strangers] = 50
+    labels = run(truth, embedding, Hdbscan(), fill_reach=0)
+    assert labels.max() == 4
+    assert not labels[strangers].any()
+    assert (labels == relabel(truth))[~strangers].mean() > 0.9  # all but the farthest of each
 
 
 def test_hdbscan_calls_a_cloud_of_nothing_noise(monkeypatch):
@@ -543,3 +547,33 @@ def test_a_recipe_cannot_be_changed():
     with pytest.raises(ValidationError) as error:
         Recipe().min_size = 3
     assert [problem["type"] for problem in error.value.errors()] == ["frozen_instance"]
+
+
+def test_instances_joined_by_an_uncertain_bridge_are_told_apart_in_the_core():
+    # one embedding for both discs: only the head's doubt on the bridge parts them
+    probability = np.zeros((20, 44), np.float32)
+    probability[5:15, 5:18] = 0.95
+    probability[5:15, 26:39] = 0.95
+    probability[9:11, 18:26] = 0.5
+    embedding = np.zeros((2, 20, 44), np.float32)
+    rule = Head(threshold=0.3, core_threshold=0.8)
+    recipe = Recipe(foreground=rule, min_size=5, fill_reach=4)
+    foreground = find_foreground(embedding, rule, probability)
+    core = find_core(foreground, rule, probability)
+    labels = cluster(embedding, foreground, recipe, core=core)
+    assert labels.max() == 2
+    assert ((labels > 0) == foreground).all()
+    assert cluster(embedding, foreground, recipe).max() == 1
+
+
+def test_without_a_core_threshold_all_foreground_is_core():
+    probability = np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4)
+    foreground = probability >= 0.4
+    for rule in (Head(threshold=0.4), Everywhere()):
+        np.testing.assert_array_equal(find_core(foreground, rule, probability), foreground)
+
+
+def test_a_core_threshold_below_the_threshold_is_refused():
+    with pytest.raises(ValidationError) as error:
+        Head(threshold=0.5, core_threshold=0.4)
+    assert "core_threshold is 0.4: expected at least the threshold, 0.5" in str(error.value)

@@ -45,7 +45,13 @@ def test_every_room_says_what_it_is_for(room):
 @pytest.mark.parametrize("room", ROOMS, ids=lambda p: str(p.relative_to(HOUSE)))
 def test_no_function_swallows_unknown_words(room):
     functions = [n for n in ast.walk(parse(room)) if isinstance(n, ast.FunctionDef)]
-    assert [f.name for f in functions if f.args.kwarg] == []
+    swallow = [f.name for f in functions if f.args.kwarg and f.args.kwarg.arg != "__"]
+    assert swallow == []
+
+
+@pytest.mark.parametrize("room", ROOMS, ids=lambda p: str(p.relative_to(HOUSE)))
+def test_no_room_is_a_hall(room):
+    assert len(room.read_text(encoding="utf-8").splitlines()) <= 450
 
 
 def test_the_map_of_the_readme_is_the_tree():
@@ -84,7 +90,7 @@ def test_no_text_names_a_place_of_one_machine():
     if shutil.which("git") is None or not (ROOT / ".git").exists():
         pytest.skip("not a git checkout")
     done = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
-    places = re.compile(r"(?<![\w.])/(?:work|root|home)/\w")
+    places = re.compile(r"(?<![\w.])/(?:work|root|home|tmp)/\w")
     found = []
     for name in done.stdout.splitlines():
         path = ROOT / name

@@ -2,6 +2,8 @@
 
 import os
 import re
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -827,3 +829,64 @@ def test_a_folder_without_images_is_no_pair(tmp_path):
     assert str(error.value) == (
         f"{right}: no image found: expected files ending in .tif, .tiff, .png, .npy"
     )
+
+
+def test_colour_png_of_16_bits_is_refused_and_not_cut_to_8(tmp_path):
+    def chunk(kind, content):
+        body = kind + content
+        return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+    rows = b"".join(b"\0" + struct.pack(">6H", 1, 300, 65535, 7, 8, 9) for _ in range(2))
+    path = tmp_path / "deep.png"
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0))
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
+    with pytest.raises(ImageError) as error:
+        read_image(path)
+    assert str(error.value) == (
+        f"{path}: is a PNG of 16 bits in colour, which would be cut to 8: save it as TIFF"
+    )
+
+
+def test_a_palette_is_numbers_for_labels_and_refused_for_images(tmp_path):
+    indices = np.array([[0, 1], [2, 1]], np.uint8)
+    picture = PillowImage.fromarray(indices, mode="L").convert("P")
+    picture.putpalette([255, 255, 255, 90, 90, 90, 0, 0, 0])
+    picture.putdata(list(indices.ravel()))
+    path = tmp_path / "palette.png"
+    picture.save(path)
+    assert (read_labels(path) == indices).all()
+    with pytest.raises(ImageError) as error:
+        read_image(path)
+    assert str(error.value) == f"{path}: is a picture with a palette: save it as grey or RGB"
+
+
+def test_inverted_tiff_is_refused_as_an_image(tmp_path):
+    path = tmp_path / "inverted.tif"
+    tifffile.imwrite(path, np.arange(12, dtype=np.uint8).reshape(3, 4), photometric="miniswhite")
+    with pytest.raises(ImageError) as error:
+        read_image(path)
+    assert str(error.value) == (
+        f"{path}: its pixels are MINISWHITE, not intensities: save it as grey or RGB"
+    )
+
+
+def test_a_file_of_several_images_is_refused_and_not_cut_to_the_first(tmp_path):
+    path = tmp_path / "scenes.tif"
+    with tifffile.TiffWriter(path) as writer:
+        writer.write(np.zeros((4, 5), np.uint8))
+        writer.write(np.zeros((6, 7), np.uint8))
+    with pytest.raises(ImageError) as error:
+        read_image(path)
+    assert str(error.value) == f"{path}: holds 2 images: save them as separate files"
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-12, 1e12])
+def test_an_impossible_pixel_size_is_left_out(tmp_path, size):
+    path = tmp_path / "size.ome.tif"
+    scale = {"PhysicalSizeX": size, "PhysicalSizeY": size}
+    tifffile.imwrite(path, np.zeros((4, 5), np.uint8), ome=True, metadata={"axes": "YX", **scale})
+    assert read_image(path).scale_um is None

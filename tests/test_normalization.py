@@ -65,9 +65,7 @@ def test_each_operation_is_that_of_the_format(operation, dtype, shape):
     pixels = noise(dtype, shape)
     normalized = fit_affine(pixels, operation).apply(pixels)
     assert normalized.dtype == np.float32
-    # numpy takes percentiles of half precision in half precision
-    rtol = 1e-3 if dtype == np.float16 and isinstance(operation, ScaleRange) else 1e-6
-    np.testing.assert_allclose(normalized, by_formula(pixels, operation), rtol=rtol, atol=1e-6)
+    np.testing.assert_allclose(normalized, by_formula(pixels, operation), rtol=1e-6, atol=1e-6)
 
 
 @quick

@@ -4,16 +4,9 @@ import numpy as np
 import pytest
 import xarray
 
-from spoco_zoo.clustering import (
-    Consistency,
-    Everywhere,
-    Hdbscan,
-    Head,
-    MeanShift,
-    Prototype,
-    Recipe,
-)
+from spoco_zoo.clustering import Consistency, Hdbscan, MeanShift, Recipe
 from spoco_zoo.errors import DeviceError, ImageError, SettingError
+from spoco_zoo.foreground import Everywhere, Head, Prototype
 from spoco_zoo.package import load_package
 from spoco_zoo.segmentation import embed, make_instances, segment
 from spoco_zoo.session import EmbeddingSession, find_gpu
@@ -148,6 +141,34 @@ def test_the_tests_of_tiles_can_fail(tiny_package, edit_rdf, painted):
         whole = embed(painted[0][None], session, tile=1000)
         tiled = embed(painted[0][None], session, tile=16)
     assert not (tiled.embedding == whole.embedding).all()
+
+
+def test_a_halo_off_the_grid_is_rounded_up_to_it(tiny_package, edit_rdf, painted):
+    """The context reaches three pixels; read from there, a tile would pool other pairs."""
+    edit_rdf(tiny_package, lambda words: words["config"]["spoco_zoo"].update(halo=[3, 3]))
+    with EmbeddingSession(load_package(tiny_package), "cpu") as session:
+        whole = embed(painted[0][None], session, tile=1000)
+        tiled = embed(painted[0][None], session, tile=16)
+    assert (tiled.embedding == whole.embedding).all()
+
+
+def test_an_image_off_the_grid_is_padded_by_its_last_pixels(tiny_package, edit_rdf):
+    """Below zero after normalisation, so that padding by zeros would be the largest around."""
+
+    def change(words):
+        words["inputs"][0]["preprocessing"] = [
+            {"id": "fixed_zero_mean_unit_variance", "kwargs": {"mean": 300, "std": 100}}
+        ]
+
+    edit_rdf(tiny_package, change)
+    image = np.random.default_rng(0).integers(0, 255, (1, 7, 9)).astype(np.uint8)
+    padded = np.pad(image, [(0, 0), (0, 1), (0, 1)], mode="edge")
+    with EmbeddingSession(load_package(tiny_package), "cpu") as session:
+        found = embed(image, session)
+        expected = embed(padded, session)
+    assert found.embedding.shape == (2, 7, 9)
+    assert found.probability.shape == (7, 9)
+    assert (found.embedding == expected.embedding[:, :7, :9]).all()
 
 
 def test_progress_counts_every_tile(tiny):

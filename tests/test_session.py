@@ -119,6 +119,13 @@ def broken_gpu(monkeypatch):
     """A driver that counts one GPU, and an ONNX Runtime that offers CUDA and cannot start it."""
     if find_gpu():
         pytest.skip("the GPU here may work")
+    monkeypatch.setattr(ctypes, "CDLL", make_driver(gpus=1))
+    offered = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: offered)
+
+
+def make_driver(gpus):
+    """Stand in for the loader of libraries, with an NVIDIA driver that counts so many GPUs."""
     real = ctypes.CDLL
 
     class Driver:
@@ -128,16 +135,40 @@ def broken_gpu(monkeypatch):
 
         @staticmethod
         def cuDeviceGetCount(pointer):  # noqa: N802
-            pointer._obj.value = 1
+            pointer._obj.value = gpus
             return 0
 
     def load(name, *arguments, **options):
         is_driver = name in ("libcuda.so.1", "nvcuda.dll")
         return Driver() if is_driver else real(name, *arguments, **options)
 
-    monkeypatch.setattr(ctypes, "CDLL", load)
-    offered = ["CUDAExecutionProvider", "CPUExecutionProvider"]
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: offered)
+    return load
+
+
+@pytest.mark.parametrize(
+    ("gpus", "offered", "reason"),
+    [
+        (0, True, "no NVIDIA GPU with a driver is found: use --device cpu"),
+        (
+            1,
+            False,
+            "ONNX Runtime was built without it: pip uninstall onnxruntime, "
+            "then pip install 'spoco-zoo[cuda]', or use --device cpu",
+        ),
+    ],
+)
+def test_what_cuda_lacks_is_told_and_auto_does_without(
+    load_tiny, monkeypatch, gpus, offered, reason
+):
+    monkeypatch.setattr(ctypes, "CDLL", make_driver(gpus))
+    providers = ["CUDAExecutionProvider"] * offered + ["CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: providers)
+    assert find_gpu() == (gpus > 0)
+    with pytest.raises(DeviceError) as error:
+        EmbeddingSession(load_tiny("package"), "cuda")
+    assert str(error.value) == f"cuda was asked for, but {reason}"
+    with EmbeddingSession(load_tiny("package"), "auto") as session:
+        assert session.device == "cpu"
 
 
 @pytest.mark.usefixtures("broken_gpu")
@@ -159,15 +190,6 @@ def test_auto_says_in_the_log_that_it_took_the_cpu_instead(load_tiny, caplog):
         assert session.device == "cpu"
         assert session.embed(np.zeros((1, 2, 2), np.float32)).embedding.shape == (2, 2, 2)
     assert caplog.messages == ["the GPU cannot be used by ONNX Runtime; running on the CPU instead"]
-
-
-def test_a_driver_without_gpus_is_no_gpu(monkeypatch):
-    class Driver:
-        def __getattr__(self, name):
-            return lambda *_: 0  # success, and the count stays 0
-
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: Driver())
-    assert not find_gpu()
 
 
 # --- networks that are not what the description says

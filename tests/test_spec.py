@@ -209,7 +209,7 @@ def test_a_misspelled_word_is_named_with_the_one_that_was_meant(refusal, text, s
     ("text", "sentence"),
     [
         ("loss: {delta_var: -1}", "loss.delta_var is -1: input should be greater than 0"),
-        ("loss: {delta_var: .nan}", "loss.delta_var is nan: input should be greater than 0"),
+        ("loss: {delta_var: .nan}", "loss.delta_var is nan: input should be a finite number"),
         ("loss: {dice: mean}", "loss.dice is 'mean': input should be 'per_instance' or 'joint'"),
         (
             "data: {instance_ratio: 1.5}",

@@ -48,6 +48,18 @@ def test_the_test_tensors_are_reproduced(session):
         np.testing.assert_allclose(named[output["id"]], expected, rtol=1e-3, atol=1e-3)
 
 
+def test_the_description_has_the_form_that_every_reader_knows(session):
+    words = yaml.safe_load((session.package.location / "rdf.yaml").read_text(encoding="utf-8"))
+    assert (words["type"], words["format_version"]) == ("model", "0.5.4")
+    assert words["id"] == session.package.location.name
+    assert (words["documentation"], words["covers"]) == ("README.md", ["cover.png"])
+    assert words["weights"]["onnx"]["opset_version"] == 17
+    assert all(isinstance(entry["source"], str) for entry in words["weights"].values())
+    assert words["license"]
+    assert words["tags"]
+    assert words["cite"]
+
+
 def test_tiles_change_nothing(session):
     package = session.package
     image = simulate(package, (300, 260) if package.n_axes == 2 else (24, 100, 90))

@@ -105,7 +105,7 @@ def write_card(run: RunFacts, proven: Proven, scores: Mapping[str, Any] | None) 
 
 def write_cover(path: Path, image: np.ndarray, embedded: Embedded, labels: np.ndarray) -> None:
     """Draw image, embedding and instances side by side, twice as wide as high."""
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     panels = side_by_side(
         [
@@ -116,8 +116,7 @@ def write_cover(path: Path, image: np.ndarray, embedded: Embedded, labels: np.nd
     )
     width, height = 720, 360
     picture = Image.new("RGB", (width, height), "white")
-    drawn = Image.fromarray(panels)
-    drawn.thumbnail((width - 16, height - 16))
+    drawn = ImageOps.contain(Image.fromarray(panels), (width - 8, height - 8))
     picture.paste(drawn, ((width - drawn.width) // 2, (height - drawn.height) // 2))
     write_png(path, np.asarray(picture))
 
@@ -163,5 +162,5 @@ def _score_lines(run: RunFacts, scores: Mapping[str, Any] | None) -> list[str]:
         lines.append(f"| {name} | {val[val_key]:.3f} |{test}")
     if scores is not None:
         count = len(scores["images"])
-        lines += ["", f"The {count} test images were used for nothing else."]
+        lines += ["", f"Test: {count} images."]
     return lines

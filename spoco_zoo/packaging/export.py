@@ -75,7 +75,7 @@ def export_package(run_folder: Path, target: Path, options: ExportOptions) -> Pa
     try:
         environment = json.loads((run_folder / "environment.json").read_text(encoding="utf-8"))
         recipe = Recipe.model_validate(fitted["recipe"])
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise SettingError(
             f"{run_folder}: environment.json or recipe.json is damaged: train again"
         ) from error
@@ -191,7 +191,7 @@ class _Draft:
         with EmbeddingSession(load_package(self.folder), "cpu") as session:
             agreement = measure_agreement(self.net, self.folder / FILES["torchscript"], session)
             tiled = measure_tiling(session)
-            space = (256, 256) if self.spec.net.dimensions == 2 else (32, 128, 128)
+            space = (352, 232) if self.spec.net.dimensions == 2 else (16, 176, 116)
             image = self._simulate(space, seed=1)
             embedded = embed(image, session)
             labels = make_instances(embedded, self.recipe)
@@ -234,7 +234,7 @@ def _check_target(target: Path, *, overwrite: bool) -> None:
 
 def _publish(folder: Path, target: Path) -> None:
     """Move the finished package to its name, as a zip if that is what the name says."""
-    if target.suffix == ".zip":
+    if target.suffix.lower() == ".zip":
         archive = folder.with_name("package.zip")
         with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
             for path in sorted(folder.iterdir()):
@@ -244,4 +244,9 @@ def _publish(folder: Path, target: Path) -> None:
     old = folder.with_name("old")
     if target.exists():
         target.replace(old)
-    folder.replace(target)
+    try:
+        folder.replace(target)
+    except OSError:
+        if old.exists():
+            old.replace(target)
+        raise

@@ -69,6 +69,16 @@ def load_run(run_folder: Path, name: str = "best.pt") -> tuple[Spec, MomentumPai
         )
     spec = load_spec(run_folder / "spec.yaml")
     pair = build_pair(spec)
-    pair.load_state_dict(load_checkpoint(run_folder / name)["pair"])
-    fitted = json.loads((run_folder / "recipe.json").read_text(encoding="utf-8"))
+    try:
+        pair.load_state_dict(load_checkpoint(run_folder / name)["pair"])
+    except (RuntimeError, KeyError) as error:
+        raise SettingError(
+            f"{run_folder / name}: does not fit spec.yaml beside it: put back the spec of the run"
+        ) from error
+    try:
+        fitted = json.loads((run_folder / "recipe.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SettingError(
+            f"{run_folder}: recipe.json is damaged: make it anew with train --resume"
+        ) from error
     return spec, pair.eval(), fitted

@@ -18,9 +18,9 @@ step, in `pair.update`, and nowhere else.
 
 import csv
 import json
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -30,16 +30,23 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from spoco_zoo.errors import DeviceError, SettingError
+from spoco_zoo.errors import SettingError
 from spoco_zoo.figures import training_curves
 from spoco_zoo.files import write_bytes
-from spoco_zoo.spec import Spec, dump_spec
+from spoco_zoo.spec import Spec, dump_spec, parse_spec
 from spoco_zoo.training.checkpoints import CHECKPOINT_VERSION, build_pair, load_checkpoint
 from spoco_zoo.training.loss import LossTerms, iterate_terms, spoco_loss
 from spoco_zoo.training.momentum import MomentumPair
 from spoco_zoo.training.net import count_parameters
 from spoco_zoo.training.samples import Batch, Sample, SparseSamples, read_samples
+from spoco_zoo.training.schedule import (
+    learning_rate,
+    make_optimizer,
+    pick_device,
+    pick_precision,
+)
 from spoco_zoo.training.validation import (
+    Embedded,
     Fitted,
     embed_all,
     fit_recipe,
@@ -70,6 +77,7 @@ class TrainOptions:
     resume: bool = False
     max_minutes: float | None = None
     on_step: Callable[[StepReport], None] = lambda report: None
+    on_stage: Callable[[str], None] = lambda stage: None
     should_stop: Callable[[], bool] = lambda: False
 
 
@@ -91,7 +99,8 @@ def train(spec: Spec, data: Path, run_folder: Path, options: TrainOptions) -> Tr
         SettingError: The run folder is taken, or `resume` meets another spec.
         DeviceError: The device is not there.
     """
-    device = _pick_device(options.device)
+    device = pick_device(options.device)
+    options.on_stage("reading images")
     samples = read_samples(data / "train", spec.data, spec.net.dimensions, thin=True)
     validation = read_samples(data / "val", spec.data, spec.net.dimensions, thin=False)
     validation = validation[: spec.schedule.validation_images]
@@ -103,6 +112,7 @@ def train(spec: Spec, data: Path, run_folder: Path, options: TrainOptions) -> Tr
     else:
         run.describe(samples, validation, chosen)
     deadline = None if options.max_minutes is None else time.monotonic() + 60 * options.max_minutes
+    options.on_stage("training")
     with run:
         for step, batch in _batches(samples, spec, run.step, device):
             began = time.monotonic()
@@ -119,6 +129,7 @@ def train(spec: Spec, data: Path, run_folder: Path, options: TrainOptions) -> Tr
                 run.save("last.pt")
                 return TrainResult(run_folder, run.step, finished=False, fitted=None)
         run.save("last.pt")
+        options.on_stage("fitting the recipe")
         fitted = run.fit(validation)
     training_curves(run_folder / "history.csv", run_folder / "curves.png")
     return TrainResult(run_folder, run.step, finished=True, fitted=fitted)
@@ -145,15 +156,22 @@ class _Run:
         torch.manual_seed(spec.schedule.seed)  # the weights before the first step
         pair = build_pair(spec).to(device)
         run = _Run(
-            spec, folder, device, pair, _make_optimizer(spec, pair), _pick_precision(spec, device)
+            spec, folder, device, pair, make_optimizer(spec, pair), pick_precision(spec, device)
         )
         if resume:
             run._load()
-        elif (folder / "last.pt").exists():
+        elif run._is_taken():
             raise SettingError(
                 f"{folder}: holds a run already: choose another name, or --resume to go on"
             )
         return run
+
+    def _is_taken(self) -> bool:
+        """Whether the folder holds files that a new run would replace."""
+        names = ("last.pt", "best.pt", "history.csv", "recipe.json")
+        spec = self.folder / "spec.yaml"
+        other_spec = spec.exists() and spec.read_text(encoding="utf-8") != dump_spec(self.spec)
+        return other_spec or any((self.folder / name).exists() for name in names)
 
     def __enter__(self) -> "_Run":
         from torch.utils.tensorboard import SummaryWriter
@@ -213,9 +231,14 @@ class _Run:
             group["lr"] = learning_rate(self.spec, self.step)
         self.optimizer.zero_grad(set_to_none=True)
         terms.total.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(
-            self.pair.embedding_net.parameters(), schedule.clip_norm, error_if_nonfinite=True
+        length = torch.nn.utils.clip_grad_norm_(
+            self.pair.embedding_net.parameters(), schedule.clip_norm
         )
+        if not torch.isfinite(length):
+            raise SettingError(
+                f"the gradient is not finite at step {self.step}: "
+                "lower schedule.learning_rate and start anew"
+            )
         self.optimizer.step()
         self.step += 1
         # at the start g follows closely, or it would average the untrained weights for long
@@ -252,11 +275,7 @@ class _Run:
 
     def validate(self, validation: Sequence[Sample]) -> float:
         """Cluster and score the validation images; keep the checkpoint if it is the best."""
-        net = self.pair.embedding_net.eval()
-        twin = None
-        if self.spec.clustering_method.method == "consistency":
-            twin = self.pair.momentum_net.eval()
-        embedded = embed_all(net, validation, self.device, twin)
+        embedded = self._embed(validation)
         recipe = start_recipe(self.spec, embedded)
         score = goal(score_recipe(recipe, embedded))
         self.board.add_scalar("validation/mean_ap", score, self.step)
@@ -268,13 +287,18 @@ class _Run:
         self.save("last.pt")
         return score
 
+    def _embed(self, validation: Sequence[Sample]) -> list[Embedded]:
+        """Embed the validation images, by g too where clustering asks for it."""
+        pair = self.pair.eval()
+        needs_g = self.spec.clustering_method.method == "consistency"
+        twin = pair.momentum_net if needs_g else None
+        return embed_all(pair.embedding_net, validation, self.device, twin)
+
     def fit(self, validation: Sequence[Sample]) -> Fitted:
         """Choose the numbers of the recipe with the best network, and write them."""
         best = load_checkpoint(self.folder / "best.pt", self.device)
         self.pair.load_state_dict(best["pair"])
-        embedded = embed_all(
-            self.pair.embedding_net.eval(), validation, self.device, self.pair.momentum_net.eval()
-        )
+        embedded = self._embed(validation)
         fitted = fit_recipe(self.spec, embedded)
         content = {
             "recipe": fitted.recipe.model_dump(mode="json"),
@@ -308,7 +332,8 @@ class _Run:
         if not path.is_file():
             raise SettingError(f"{path}: no such checkpoint to resume from: start without --resume")
         state = load_checkpoint(path, self.device)
-        if state["spec"] != self.spec.model_dump_json():
+        # parsed, since a newer version may know more words than the checkpoint holds
+        if parse_spec(json.loads(state["spec"]), str(path)) != self.spec:
             raise SettingError(
                 f"{self.folder}: was started with other settings than these: "
                 "resume with the spec and flags of its start"
@@ -317,28 +342,14 @@ class _Run:
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.best_score = state["step"], state["best_score"]
         self.recent = [(dict(terms), seconds) for terms, seconds in state["recent"]]
-        with (self.folder / "history.csv").open(newline="") as file:
+        rows: list[list[Any]] = []
+        with suppress(FileNotFoundError), (self.folder / "history.csv").open(newline="") as file:
             rows = [[_number(v) for v in row] for row in list(csv.reader(file))[1:]]
         self.rows = [row for row in rows if row[0] <= self.step]
 
     def _means(self) -> dict[str, float]:
         names = self.recent[0][0].keys()
         return {n: sum(terms[n] for terms, _ in self.recent) / len(self.recent) for n in names}
-
-
-def learning_rate(spec: Spec, step: int) -> float:
-    """Linear warm-up, then a half cosine to zero, anew at every restart.
-
-    Restarts are those of Loshchilov and Hutter 2017, at given steps.
-    """
-    schedule = spec.schedule
-    bounds = (0, *schedule.restarts, schedule.steps)
-    start = max(bound for bound in bounds[:-1] if bound <= step)
-    length = min(bound for bound in bounds if bound > start) - start
-    if step - start < schedule.warmup_steps:
-        return schedule.learning_rate * (step - start + 1) / schedule.warmup_steps
-    progress = (step - start - schedule.warmup_steps) / max(length - schedule.warmup_steps, 1)
-    return schedule.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 _TERMS = LossTerms._fields[:-1]
@@ -377,39 +388,6 @@ def _ignore_interrupts(_: int) -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
-
-
-def _make_optimizer(spec: Spec, pair: MomentumPair) -> torch.optim.Optimizer:
-    kind = torch.optim.Adam if spec.schedule.optimizer == "adam" else torch.optim.AdamW
-    return kind(
-        pair.embedding_net.parameters(),
-        lr=spec.schedule.learning_rate,
-        weight_decay=spec.schedule.weight_decay,
-    )
-
-
-def _pick_device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise DeviceError(
-            "cuda was asked for, but torch finds none: use --device cpu, "
-            "or install a CUDA build of torch"
-        )
-    if name not in ("cpu", "cuda"):
-        raise DeviceError(f"device is {name}: expected auto, cpu or cuda")
-    return torch.device(name)
-
-
-def _pick_precision(spec: Spec, device: torch.device) -> torch.dtype:
-    """Resolve `auto` to what is fast here: bfloat16 where the hardware multiplies it."""
-    if spec.schedule.precision != "auto":
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[spec.schedule.precision]
-    if device.type == "cuda":
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        fast = torch.cpu._is_avx512_bf16_supported()  # noqa: SLF001 - torch has no public question
-    return torch.bfloat16 if fast else torch.float32
 
 
 def _with_channels(spec: Spec, samples: Sequence[Sample]) -> Spec:

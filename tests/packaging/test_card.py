@@ -113,7 +113,7 @@ def test_the_test_stands_beside_the_validation():
         "| SBD | 0.625 | 0.700 |",
         "| count difference, mean | 3.500 | 2.250 |",
         "",
-        "The 39 test images were used for nothing else.",
+        "Test: 39 images.",
     ]
 
 

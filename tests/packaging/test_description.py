@@ -2,6 +2,8 @@
 
 # ruff: noqa: E402 - without torch the file ends at the line that asks for it
 
+from pathlib import Path
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -65,7 +67,7 @@ def test_every_normalization_reads_back_as_it_was_written(settings):
     spec = make_spec(data={"normalization": settings.model_dump()})
     words = describe(spec, make_facts())
     image = package._Input.model_validate(words["inputs"][0])
-    assert package._find_normalization("place", image, "yx") == settings
+    assert package._find_normalization(Path("place"), image, "yx") == settings
 
 
 def test_what_the_card_leaves_out_is_left_out():

@@ -22,8 +22,8 @@ from spoco_zoo.errors import DeviceError, OutputError, SettingError
 from spoco_zoo.spec import dump_spec, load_spec, parse_spec
 from spoco_zoo.training import TrainOptions, train
 from spoco_zoo.training.checkpoints import build_net, build_pair, load_checkpoint, load_run
-from spoco_zoo.training.loop import learning_rate
 from spoco_zoo.training.samples import read_samples
+from spoco_zoo.training.schedule import learning_rate
 from spoco_zoo.training.validation import embed_all, fit_recipe, goal, score_recipe
 
 torch.set_num_threads(1)  # on tiny images threads wait for each other
