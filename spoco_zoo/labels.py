@@ -4,7 +4,6 @@ A label image holds one integer a pixel, 0 where there is no instance. Every fun
 new array and leaves its argument alone. Stitching of neighbouring blocks is not here.
 """
 
-from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -74,12 +73,6 @@ def fill_from_neighbors(
             break
         grown[new] = lowest[new] + np.uint32(1)
     return grown
-
-
-def count_pixels(labels: Integer[np.ndarray, "*space"]) -> Sequence[int]:
-    """Count the pixels of every instance, in the order of their ids."""
-    ids, sizes = np.unique(labels, return_counts=True)
-    return [int(size) for i, size in zip(ids, sizes, strict=True) if i != 0]
 
 
 def _components(values: np.ndarray, *, corners: bool = False) -> Labels:

@@ -65,6 +65,10 @@ def segment(
     if isinstance(package, Package):
         with EmbeddingSession(package, device) as session:
             return segment(image, session, recipe=recipe, tile=tile, progress=progress)
+    if not isinstance(image, np.ndarray) and not hasattr(image, "dims"):
+        raise ImageError(
+            f"image is a {type(image).__name__}: expected a NumPy array or an xarray.DataArray"
+        )
     if isinstance(image, np.ndarray):
         pixels = _with_channels(image, package.package)
         return _segment(pixels, package, recipe, tile, progress)

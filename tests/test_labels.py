@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from spoco_zoo.labels import (
-    count_pixels,
     fill_from_neighbors,
     find_pieces,
     relabel,
@@ -204,18 +203,10 @@ def test_the_highest_of_all_ids_grows_like_any_other():
     assert filled.tolist() == [[HIGHEST, HIGHEST, HIGHEST - 1, HIGHEST - 1, HIGHEST - 1]]
 
 
-@quick
-@given(label_images)
-def test_pixels_are_counted_in_the_order_of_ids(labels):
-    counts = count_pixels(labels)
-    assert counts == [int((labels == i).sum()) for i in np.unique(labels) if i]
-
-
 @pytest.mark.parametrize("shape", [(5, 7), (3, 5, 7)])
 def test_no_function_changes_its_argument(shape):
     labels = np.random.default_rng(0).integers(0, 4, shape).astype(np.uint32)
     labels.flags.writeable = False  # a write would raise
-    assert len(count_pixels(labels)) == 3
     assert relabel(labels).max() == 3
     assert remove_small(labels, labels.size).max() == 0
     assert split_disconnected(labels).max() > 3

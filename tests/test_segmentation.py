@@ -1,5 +1,6 @@
 """The whole way from image to labels: the truth on painted images, whatever the tiles."""
 
+import jaxtyping
 import numpy as np
 import pytest
 import xarray
@@ -447,3 +448,10 @@ def test_a_gpu_that_is_not_there_is_refused(load_tiny, painted):
     with pytest.raises(DeviceError) as error:
         segment(painted[0], load_tiny("package"), device="cuda")
     assert str(error.value).startswith("cuda was asked for, but ")
+
+
+def test_a_list_is_no_image(load_tiny, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # users have no type checks
+    with pytest.raises(ImageError) as error:
+        segment([[1, 2]], load_tiny("package"))
+    assert str(error.value) == "image is a list: expected a NumPy array or an xarray.DataArray"
