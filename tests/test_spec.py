@@ -94,7 +94,7 @@ some_words = st.fixed_dictionaries(
         ),
         "net": st.sampled_from([{"pooling": [[1, 2], [2, 2], [2, 1]]}, {"in_channels": 3}]),
         "loss": st.fixed_dictionaries({"delta_var": st.floats(1e-3, allow_infinity=False)}),
-        "schedule": st.fixed_dictionaries({"clip_norm": st.floats(1e-3)}),
+        "schedule": st.fixed_dictionaries({"clip_norm": st.floats(1e-3, allow_infinity=False)}),
         "clustering": st.fixed_dictionaries({"method": st.sampled_from(METHODS)}),
         "card": st.fixed_dictionaries({"data": st.text(st.characters(codec="utf-8"))}),
     },
