@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
-    from spoco_zoo.clustering import Recipe
     from spoco_zoo.package import Package
+    from spoco_zoo.recipe import Recipe
     from spoco_zoo.session import EmbeddingSession
     from spoco_zoo.training import StepReport
 
@@ -257,7 +257,7 @@ def _change_recipe(
     package: "Package", method: Method | None, bandwidth: float | None, min_size: int | None
 ) -> "Recipe":
     """Apply the flags to the recipe of the package."""
-    from spoco_zoo.clustering import Hdbscan
+    from spoco_zoo.recipe import Hdbscan
 
     recipe = package.config.recipe
     old = recipe.clustering
@@ -271,7 +271,7 @@ def _change_recipe(
         changed["min_size"] = min_size
     from pydantic import ValidationError
 
-    from spoco_zoo.clustering import Recipe
+    from spoco_zoo.recipe import Recipe
     from spoco_zoo.spec import explain
 
     try:

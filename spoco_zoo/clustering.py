@@ -1,97 +1,67 @@
 """From embeddings to instances: mean-shift, HDBSCAN, consistency clustering.
 
-The push term of the loss acts within one training crop, so two instances far apart may share
+The push term of the loss acts within one training crop: two instances farther apart may share
 an embedding, and in a large image nearly every place in embedding space is taken by someone.
-Clustering is therefore local wherever the foreground allows: mean-shift and consistency see
-one connected piece of the foreground at a time. Instances of different pieces cannot be the
-same one, so nothing is lost; modes of far instances cannot disturb each other, and the cost
-grows with the area, not with its square.
+Clustering is therefore local, in two ways.
+
+*Pieces.* Instances on different connected pieces of the foreground cannot be the same one. A
+piece whose embeddings all lie around their mean is an instance, and most pieces are.
+
+*Windows.* All other pieces are clustered window by window. Windows lie on a lattice that starts
+at the image's first pixel and whose side is a setting (about one training crop), never a matter
+of memory. Each sees its surroundings too, by a margin of a quarter of its side, finds clusters
+there, and gives them to its own pixels alone. Two windows that see the same surroundings find
+nearly the same centres; across a face, clusters that touch are joined where their centres are
+mutually nearest and within reach, or nearer than half of it.
+
+So a pixel's cluster depends on what lies within a margin of its window and on nothing else, and
+joins depend on clusters that touch: an image may be cut into any blocks of whole windows, each
+block with a margin around it, in any order, and the partition is the same. The time per pixel
+does not grow with the image. (A threshold on the steps between neighbouring pixels would need
+no windows at all, but one leaking pixel joins two instances; clusters matched by their overlap
+need every label twice.)
 
 What a method leaves open is closed in space. An embedding changes over a few pixels between
 two instances; pixels on that slope are near no mode, or near the mode of a third instance,
-and along a straight border many of them agree. So modes are sought among pixels off the
-slopes; only pixels within the bandwidth of a mode take it; disconnected parts and specks are
-cut off; and foreground pixels then still without an instance take that of a neighbour.
+and along a straight border many of them agree. So centres are sought among pixels off the
+slopes; only pixels within reach of a centre take it; disconnected parts and specks are cut off;
+and foreground pixels then still without an instance take that of a neighbour.
 
-Nothing here knows of tiles or files, and nothing is random but the anchors of the consistency
+Nothing here knows of files or tiles, and nothing is random but the anchors of the consistency
 test, which are drawn from a seed.
 """
 
-from itertools import pairwise
-from typing import Annotated, Literal
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt32
-from pydantic import BaseModel, ConfigDict, Field
 
 from spoco_zoo.errors import SettingError
-from spoco_zoo.foreground import Everywhere, Foreground
+from spoco_zoo.fragments import Fragments, cluster_block
 from spoco_zoo.labels import (
     fill_from_neighbors,
-    find_pieces,
+    find_groups,
     relabel,
     remove_small,
     split_disconnected,
 )
+from spoco_zoo.recipe import Consistency, Recipe
+from spoco_zoo.tiling import Tile, plan_tiles
 
 Labels = UInt32[np.ndarray, "*space"]
-Points = Float[np.ndarray, "n e"]
-Modes = Float[np.ndarray, "m e"]
+Mask = Bool[np.ndarray, "*space"]
+Embedding = Float[np.ndarray, "e *space"]
 
-_MOST_POINTS = 20_000  # HDBSCAN is exact up to here; beyond, it sees an even sample
-_MOST_MODE_POINTS = 4_000  # mean-shift seeks modes among at most so many
-_MOST_STEPS = 50
-_POINTS_AT_ONCE = 16_384
-_SEEDS_AT_ONCE = 32
-
-
-class _Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
-
-
-class MeanShift(_Settings):
-    """Flat-kernel mean-shift (Comaniciu and Meer 2002) on the embeddings."""
-
-    method: Literal["mean_shift"] = "mean_shift"
-    bandwidth: float = Field(0.5, gt=0, description="radius of a cluster, in embedding units")
-
-
-class Hdbscan(_Settings):
-    """HDBSCAN (McInnes et al. 2017): clusters of any density, the rest is noise."""
-
-    method: Literal["hdbscan"] = "hdbscan"
-    epsilon: float = Field(0.5, ge=0, description="clusters nearer than this are not split")
-    min_samples: int | None = Field(None, ge=1, description="density smoothing, in pixels")
-
-
-class Consistency(_Settings):
-    """Mean-shift on f, keeping the clusters that g finds again (Wolny et al. 2022, sec. 3.4)."""
-
-    method: Literal["consistency"] = "consistency"
-    bandwidth: float = Field(0.5, gt=0, description="radius of a cluster, in embedding units")
-    iou_threshold: float = Field(0.6, ge=0, le=1, description="least median agreement of f and g")
-    anchors: int = Field(100, ge=1, description="pixels tried per cluster")
-    seed: int = Field(0, ge=0, description="of the draw of anchors")
-
-
-Clustering = Annotated[MeanShift | Hdbscan | Consistency, Field(discriminator="method")]
-
-
-class Recipe(_Settings):
-    """How an embedding becomes instances: all numbers that decide, kept in every package."""
-
-    clustering: Clustering = MeanShift()
-    foreground: Foreground = Everywhere()
-    min_size: int = Field(10, ge=0, description="smaller instances are dropped, in pixels")
-    fill_reach: int = Field(5, ge=0, description="how far undecided pixels may take a neighbour")
+_BLOCK_PIXELS = 1 << 20  # clustered at once where the caller does not choose
 
 
 def cluster(
-    embedding: Float[np.ndarray, "e *space"],
-    foreground: Bool[np.ndarray, "*space"],
+    embedding: Embedding,
+    foreground: Mask,
     recipe: Recipe,
-    momentum_embedding: Float[np.ndarray, "e *space"] | None = None,
-    core: Bool[np.ndarray, "*space"] | None = None,
+    momentum_embedding: Embedding | None = None,
+    core: Mask | None = None,
+    block: Sequence[int] | None = None,
 ) -> Labels:
     """Group the foreground pixels of one image into instances; 0 elsewhere.
 
@@ -102,310 +72,126 @@ def cluster(
         momentum_embedding: The embedding of g; needed by `Consistency` alone.
         core: Where instances are told apart; they then grow through the foreground by at most
             `fill_reach` pixels. All foreground where left out.
+        block: Pixels per axis that are clustered at once, rounded up to whole windows; does
+            not change the result.
 
     Raises:
         SettingError: Consistency clustering without the embedding of the momentum net, or an
             embedding that is not finite.
     """
-    given = (embedding,) if momentum_embedding is None else (embedding, momentum_embedding)
-    if not all(np.isfinite(e).all() for e in given):
-        raise SettingError(
-            "the embedding holds NaN or infinity: expected finite numbers; "
-            "the image or the network is damaged"
-        )
     core = foreground if core is None else core & foreground
-    match recipe.clustering:
-        case MeanShift(bandwidth=bandwidth):
-            found = _per_piece(embedding, core, recipe.min_size, bandwidth)
-        case Hdbscan() as settings:
-            found = _hdbscan(embedding, core, settings, recipe.min_size)
-        case Consistency() as settings:
-            if momentum_embedding is None:
-                raise SettingError(
-                    "consistency clustering needs the embedding of the momentum net, "
-                    "this package has none: use mean_shift or hdbscan"
-                )
-            found = _per_piece(embedding, core, recipe.min_size, settings.bandwidth)
-            found = _keep_consistent(found, core, momentum_embedding, settings)
-            # what f and g disagree on is dropped for good: it is nobody's neighbour
-            foreground = foreground & ((found > 0) | ~core)
-    found = remove_small(split_disconnected(found), recipe.min_size)
-    return relabel(fill_from_neighbors(found, foreground, recipe.fill_reach))
+    canvas = Canvas(foreground.shape, recipe)
+    for tile in plan_blocks(foreground.shape, recipe, block):
+        region = (slice(None), *tile.keep)
+        g = None if momentum_embedding is None else momentum_embedding[region]
+        canvas.add(tile, cluster_block(embedding[region], core[tile.keep], tile, recipe, g))
+    return canvas.finish(foreground)
 
 
-def mean_shift(
-    points: Points,
-    bandwidth: float,
-    min_crowd: int = 1,
-    is_flat: Bool[np.ndarray, " n"] | None = None,
-) -> tuple[Modes, Int[np.ndarray, " n"]]:
-    """Find the modes of a flat kernel and the nearest one within the bandwidth of each point.
+def plan_blocks(
+    shape: Sequence[int], recipe: Recipe, block: Sequence[int] | None = None
+) -> Iterator[Tile]:
+    """Cut an image into blocks of whole windows, each kept with a margin around it.
 
-    Modes are sought among every `step`-th point, so that at most some thousand take part; each
-    of these is a seed unless an earlier seed or mode covers it. Seeds thus reach every part of
-    space, and the result depends on nothing but the points and their order. Climbing is a
-    matrix product of seeds and points per step.
-
-    Args:
-        points: The embeddings.
-        bandwidth: Radius of the kernel.
-        min_crowd: Modes with fewer points within the bandwidth are dropped.
-        is_flat: The points among which modes are sought, at least one; all where left out.
-
-    Returns:
-        The modes, the most crowded first, and the mode of every point, -1 for none.
+    Raises:
+        SettingError: The block or the window of the recipe has another number of axes.
     """
-    squared = np.float32(bandwidth * bandwidth)
-    flat = points if is_flat is None else points[is_flat]
-    # far from 0, distances lose digits
-    centre = flat.mean(axis=0, dtype=np.float64).astype(np.float32)
-    points = points.astype(np.float32, copy=False) - centre
-    flat = points if is_flat is None else points[is_flat]
-    if (flat * flat).sum(axis=1).max() <= squared:
-        modes = np.zeros((1, flat.shape[1]), np.float32)
-    else:
-        step = -(-len(flat) // _MOST_MODE_POINTS)
-        modes = _find_modes(np.ascontiguousarray(flat[::step]), squared)
-    nearest, crowds = _nearest_mode(points, modes, squared)
-    crowded = crowds >= min_crowd
-    if not crowded.all():
-        modes = modes[crowded] if crowded.any() else modes[:1]
-        nearest, _ = _nearest_mode(points, modes, squared)
-    return modes + centre, nearest
+    n_axes = len(shape)
+    windows = recipe.windows(n_axes)
+    if block is None:
+        block = (round(_BLOCK_PIXELS ** (1 / n_axes)),) * n_axes
+    if len(block) != n_axes or min(block) < 1:
+        raise SettingError(f"block is {list(block)}: expected {n_axes} numbers, each at least 1")
+    write = [-(-size // window) * window for size, window in zip(block, windows, strict=True)]
+    return plan_tiles(shape, write, (0,) * n_axes, recipe.margins(n_axes), (1,) * n_axes)
 
 
-def _find_modes(points: Points, squared: np.float32) -> Modes:
-    lengths = (points * points).sum(axis=1)
-    uncovered = np.ones(len(points), dtype=bool)
-    modes, crowds = np.empty((0, points.shape[1]), np.float32), np.empty(0, np.intp)
-    while uncovered.any():
-        candidates = np.flatnonzero(uncovered)
-        seeds = candidates[:: -(-len(candidates) // _SEEDS_AT_ONCE)]
-        climbed, found = _climb(points[seeds], points, lengths, squared)
-        modes, crowds = _merge_modes(
-            np.concatenate([modes, climbed]), np.concatenate([crowds, found]), squared
-        )
-        uncovered[seeds] = False
-        near = _squared_distances(climbed, points[candidates], lengths[candidates]) <= squared
-        uncovered[candidates[near.any(axis=0)]] = False
-    return modes
+class Canvas:
+    """The clusters of an image, put together block by block and joined at the end."""
+
+    def __init__(self, shape: Sequence[int], recipe: Recipe) -> None:
+        """Start with nothing found."""
+        self._recipe = recipe
+        self._labels = np.zeros(tuple(shape), np.uint32)
+        self._parts: list[Fragments] = []
+        self._count = 0
+
+    def add(self, tile: Tile, found: Fragments) -> None:
+        """Take what `cluster_block` found; the order of blocks does not matter."""
+        numbers = found.labels + np.uint32(self._count) * (found.labels > 0)
+        self._labels[tile.write] = numbers
+        nothing = np.zeros(0, np.uint32)
+        self._parts.append(found._replace(labels=nothing, links=found.links + self._count))
+        self._count += len(found.centers)
+
+    def finish(self, foreground: Mask) -> Labels:
+        """Join, drop and fill: the instances of the whole image, numbered 1..n."""
+        recipe, labels = self._recipe, self._labels
+        if self._count:
+            groups = find_groups(self._count + 1, self._find_links())
+            if isinstance(recipe.clustering, Consistency):
+                kept = self._find_consistent(groups, recipe.clustering)
+                # what f and g disagree on is dropped for good: it is nobody's neighbour
+                foreground = foreground & ((labels == 0) | kept[labels])
+                groups = np.where(kept, groups, np.uint32(0))
+            labels = groups[labels]
+        labels = remove_small(split_disconnected(labels), recipe.min_size)
+        return relabel(fill_from_neighbors(labels, foreground, recipe.fill_reach))
+
+    def _find_links(self) -> Int[np.ndarray, "l 2"]:
+        """Pairs of clusters that are one: as said by their block, or across a face of windows."""
+        centers = np.concatenate([part.centers for part in self._parts])
+        reach = np.concatenate([part.reach for part in self._parts])
+        links = [part.links for part in self._parts]
+        windows = self._recipe.windows(self._labels.ndim)
+        for axis, size in enumerate(windows):
+            planes = np.moveaxis(self._labels, axis, 0)
+            for face in range(size, len(planes), size):
+                pairs = np.stack([planes[face - 1].ravel(), planes[face].ravel()], axis=1)
+                pairs = pairs[(pairs > 0).all(axis=1) & (pairs[:, 0] != pairs[:, 1])]
+                pairs = np.unique(pairs.astype(np.intp), axis=0)
+                links.append(pairs[_is_same(pairs - 1, centers, reach)])
+        return np.concatenate(links)
+
+    def _find_consistent(
+        self, groups: UInt32[np.ndarray, " k"], settings: Consistency
+    ) -> Bool[np.ndarray, " k"]:
+        """Tell which clusters belong to a group on which f and g agree; 0 does."""
+        agreement = np.concatenate([part.agreement for part in self._parts])
+        sizes = np.bincount(self._labels.ravel(), minlength=self._count + 1)[1:]
+        medians = _weighted_medians(agreement, sizes, groups[1:])
+        return np.array([True, *(medians[groups[1:]] >= settings.iou_threshold)])
 
 
-def _nearest_mode(
-    points: Points, modes: Modes, squared: np.float32
-) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " m"]]:
-    """Nearest mode of each point, -1 for none within the bandwidth; and points near each mode."""
-    nearest, crowds = np.empty(len(points), np.intp), np.zeros(len(modes), np.intp)
-    for start in range(0, len(points), _POINTS_AT_ONCE):
-        part = points[start : start + _POINTS_AT_ONCE]
-        distances = _squared_distances(modes, part, (part * part).sum(axis=1))
-        best = distances.argmin(axis=0)
-        reached = distances[best, np.arange(len(part))] <= squared
-        nearest[start : start + len(part)] = np.where(reached, best, -1)
-        crowds += (distances <= squared).sum(axis=1)
-    return nearest, crowds
+def _is_same(
+    pairs: Int[np.ndarray, "l 2"], centers: Float[np.ndarray, "k e"], reach: Float[np.ndarray, " k"]
+) -> Bool[np.ndarray, " l"]:
+    """Tell which pairs that touch across a face are one cluster that two windows have found.
 
-
-def _climb(
-    seeds: Modes, points: Points, lengths: Float[np.ndarray, " n"], squared: np.float32
-) -> tuple[Modes, Int[np.ndarray, " m"]]:
-    """Shift seeds to the mean of the points within the bandwidth until they rest."""
-    here = seeds.copy()
-    crowd = np.ones(len(seeds), np.intp)
-    moving = np.ones(len(seeds), dtype=bool)
-    for _ in range(_MOST_STEPS):
-        inside = _squared_distances(here[moving], points, lengths) <= squared
-        counts = inside.sum(axis=1)
-        crowd[moving] = counts
-        # a seed that drifted off every point stays where it is
-        there = np.where(
-            counts[:, None] > 0,
-            inside.astype(np.float32) @ points / np.maximum(counts, 1)[:, None],
-            here[moving],
-        )
-        far = ((there - here[moving]) ** 2).sum(axis=1) > squared * 1e-6
-        here[moving] = there
-        moving[np.flatnonzero(moving)[~far]] = False
-        if not moving.any():
-            break
-    return here, crowd
-
-
-def _merge_modes(
-    modes: Modes, crowds: Int[np.ndarray, " m"], squared: np.float32
-) -> tuple[Float[np.ndarray, "k e"], Int[np.ndarray, " k"]]:
-    """Keep the most crowded of all modes that lie within one bandwidth."""
-    order = np.argsort(-crowds, kind="stable")
-    kept: list[int] = []
-    for number in order:
-        if kept:
-            gap = ((modes[kept] - modes[number]) ** 2).sum(axis=1).min()
-            if gap < squared:
-                continue
-        kept.append(int(number))
-    return modes[kept], crowds[kept]
-
-
-def _squared_distances(
-    centers: Modes, points: Points, lengths: Float[np.ndarray, " n"]
-) -> Float[np.ndarray, "m n"]:
-    distances: np.ndarray = centers @ points.T
-    distances *= -2
-    distances += lengths
-    distances += (centers * centers).sum(axis=1)[:, None]
-    return distances
-
-
-def _per_piece(
-    embedding: Float[np.ndarray, "e *space"],
-    foreground: Bool[np.ndarray, "*space"],
-    min_size: int,
-    bandwidth: float,
-) -> Labels:
-    """Run mean-shift on each connected piece of the foreground, seeking modes off the slopes."""
-    pieces = find_pieces(foreground)
-    steps = _steps_to_neighbors(embedding, pieces).ravel()
-    pieces = pieces.ravel()
-    labels = np.zeros(pieces.shape, np.uint32)
-    flat = embedding.reshape(len(embedding), -1)
-    order = np.argsort(pieces, kind="stable")
-    ends = np.cumsum(np.bincount(pieces))
-    highest = 0
-    for start, stop in pairwise(ends):
-        pixels = order[start:stop]
-        if len(pixels) < min_size:
-            continue
-        points = np.ascontiguousarray(flat[:, pixels].T)
-        # a noisy embedding has its steps everywhere: what counts is to stand out of them
-        typical = np.median(steps[pixels])
-        steep = np.clip(2 * typical, bandwidth / 2, bandwidth)
-        is_flat = steps[pixels] <= (steep if typical <= bandwidth else np.inf)
-        _, nearest = mean_shift(points, bandwidth, min_size, is_flat)
-        labels[pixels] = np.where(nearest >= 0, nearest + 1 + highest, 0)
-        highest += int(nearest.max()) + 1
-    return labels.reshape(foreground.shape)
-
-
-def _steps_to_neighbors(
-    embedding: Float[np.ndarray, "e *space"], pieces: Labels
-) -> Float[np.ndarray, "*space"]:
-    """Distance of each pixel's embedding from that of its nearer neighbour, on the worst axis.
-
-    Beside a sharp border the nearer neighbour is that of the same instance, so the distance is
-    small; on a slope both are far. Neighbours in another piece do not count.
+    Both windows see the pixels on both sides, so the centres of one instance are nearly equal.
+    Where the instance is large and changes, they are still each other's nearest.
     """
-    worst = np.zeros(pieces.shape, np.float32)
-    for axis in range(pieces.ndim):
-        before = (slice(None),) * axis + (slice(None, -1),)
-        after = (slice(None),) * axis + (slice(1, None),)
-        step = np.linalg.norm(np.diff(embedding, axis=axis + 1), axis=0)
-        step = np.where(pieces[before] == pieces[after], step, np.inf)
-        nearer = np.full(pieces.shape, np.inf, np.float32)
-        nearer[before] = step
-        nearer[after] = np.minimum(nearer[after], step)
-        worst = np.maximum(worst, np.where(np.isinf(nearer), 0, nearer))
-    return worst
+    first, second = pairs.T
+    gaps = np.linalg.norm(centers[first] - centers[second], axis=1)
+    within = np.minimum(reach[first], reach[second])
+    nearest = np.full((2, len(centers)), np.inf)
+    np.minimum.at(nearest[0], first, gaps)
+    np.minimum.at(nearest[1], second, gaps)
+    is_mutual = (gaps == nearest[0][first]) & (gaps == nearest[1][second])
+    return np.asarray((gaps <= within / 2) | (is_mutual & (gaps <= within)))
 
 
-def _hdbscan(
-    embedding: Float[np.ndarray, "e *space"],
-    foreground: Bool[np.ndarray, "*space"],
-    settings: Hdbscan,
-    min_size: int,
-) -> Labels:
-    """Run HDBSCAN on all foreground pixels, or an even sample and the nearest cluster mean."""
-    import hdbscan
-
-    labels = np.zeros(foreground.shape, np.uint32)
-    points = embedding[:, foreground].T.astype(np.float64)
-    if not len(points):
-        return labels
-    step = -(-len(points) // _MOST_POINTS)
-    sample = points[::step]
-    smallest = max(min_size // step, 2)
-    # one compact cloud is one instance; HDBSCAN by itself would call it noise
-    if np.linalg.norm(sample - sample.mean(axis=0), axis=1).max() <= settings.epsilon:
-        found = np.zeros(len(sample), np.intp)
-    elif len(sample) <= smallest:
-        found = np.full(len(sample), -1)
-    else:
-        found = hdbscan.HDBSCAN(
-            min_cluster_size=smallest,
-            min_samples=settings.min_samples,
-            cluster_selection_epsilon=settings.epsilon,
-            core_dist_n_jobs=1,
-        ).fit_predict(sample)
-    if step > 1:
-        found = _nearest_mean(points, sample, found)
-    labels[foreground] = found + 1
-    return labels
-
-
-def _nearest_mean(points: np.ndarray, sample: np.ndarray, found: np.ndarray) -> np.ndarray:
-    """Assign points to the nearest mean of the sample's clusters, within its farthest member."""
-    count = found.max() + 1
-    if not count:
-        return np.full(len(points), -1)
-    means = np.stack([sample[found == k].mean(axis=0) for k in range(count)])
-    reach = np.array(
-        [np.linalg.norm(sample[found == k] - means[k], axis=1).max() for k in range(count)]
-    )
-    assigned = np.empty(len(points), np.intp)
-    for start in range(0, len(points), _POINTS_AT_ONCE):
-        part = points[start : start + _POINTS_AT_ONCE]
-        squares = _squared_distances(means, part, (part * part).sum(axis=1))
-        nearest = squares.argmin(axis=0)
-        distance = np.sqrt(np.maximum(squares[nearest, np.arange(len(part))], 0))
-        assigned[start : start + len(part)] = np.where(distance <= reach[nearest], nearest, -1)
-    return assigned
-
-
-def _keep_consistent(
-    labels: Labels,
-    foreground: Bool[np.ndarray, "*space"],
-    momentum_embedding: Float[np.ndarray, "e *space"],
-    settings: Consistency,
-) -> Labels:
-    """Drop clusters that the momentum net does not find again around their own pixels.
-
-    For each cluster, balls of g around some of its pixels are compared with it; it stays if
-    their median intersection over union reaches the threshold. The ball is taken in the
-    piece of foreground and the bounding box of the cluster, grown by its own size: farther
-    pixels may share the embedding without being rivals.
-    """
-    from scipy import ndimage
-
-    random = np.random.default_rng(settings.seed)
-    pieces = split_disconnected(labels)
-    regions = find_pieces(foreground)
-    kept = labels.copy()
-    for number, box in enumerate(ndimage.find_objects(pieces), start=1):
-        grown = tuple(
-            slice(max(0, s.start - (s.stop - s.start)), s.stop + (s.stop - s.start)) for s in box
-        )
-        inside = pieces[grown] == number
-        rivals = regions[grown] == regions[grown][inside][0]
-        g = momentum_embedding[(slice(None), *grown)][:, rivals].T
-        g = g - g.mean(axis=0)
-        ious = _ball_ious(g, inside[rivals], settings, random)
-        if np.median(ious) < settings.iou_threshold:
-            kept[grown][inside] = 0
-    return kept
-
-
-def _ball_ious(
-    points: Points,
-    inside: Bool[np.ndarray, " n"],
-    settings: Consistency,
-    random: np.random.Generator,
-) -> Float[np.ndarray, " a"]:
-    """Intersection over union of a cluster and the balls around some of its points."""
-    anchors = points[random.choice(np.flatnonzero(inside), settings.anchors)]
-    shared, sizes = np.zeros((2, len(anchors)))
-    for start in range(0, len(points), _POINTS_AT_ONCE):
-        part = points[start : start + _POINTS_AT_ONCE]
-        balls = _squared_distances(anchors, part, (part * part).sum(axis=1))
-        balls = balls < settings.bandwidth**2
-        sizes += balls.sum(axis=1)
-        shared += balls[:, inside[start : start + _POINTS_AT_ONCE]].sum(axis=1)
-    return np.asarray(shared / (sizes + inside.sum() - shared))
+def _weighted_medians(
+    values: Float[np.ndarray, "k a"],
+    weights: Int[np.ndarray, " k"],
+    groups: UInt32[np.ndarray, " k"],
+) -> Float[np.ndarray, " g"]:
+    """Median of the rows of each group, every value with the weight of its row."""
+    medians = np.zeros(int(groups.max(initial=0)) + 1)
+    for group in np.unique(groups):
+        rows = groups == group
+        flat = values[rows].ravel()
+        order = np.argsort(flat)
+        share = np.cumsum(np.repeat(weights[rows], values.shape[1])[order])
+        medians[group] = flat[order[np.searchsorted(share, share[-1] / 2)]]
+    return medians

@@ -18,20 +18,26 @@ def relabel(labels: Integer[np.ndarray, "*space"]) -> Labels:
     The order is that of the first pixel of each instance, so two label images with the same
     partition become equal.
     """
-    ids, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
-    rank = np.empty(len(ids), np.uint32)
-    first = np.where(ids == 0, -1, first)
-    rank[np.argsort(first)] = np.arange(len(ids), dtype=np.uint32)
-    if not (ids == 0).any():
-        rank += 1
-    return rank[inverse].reshape(labels.shape)
+    ids = _small_ids(labels)
+    place = np.flatnonzero(ids)
+    numbers = ids.ravel()[place]
+    first = np.full(int(numbers.max(initial=0)) + 1, ids.size)
+    # of several values for one position the last is kept, here the first pixel
+    first[numbers[::-1]] = place[::-1]
+    present = np.flatnonzero(first < ids.size)
+    rank = np.zeros(len(first), np.uint32)
+    rank[present[np.argsort(first[present])]] = np.arange(1, len(present) + 1, dtype=np.uint32)
+    return np.asarray(rank[ids])
 
 
 def remove_small(labels: Integer[np.ndarray, "*space"], min_size: int) -> Labels:
     """Set instances of fewer than `min_size` pixels to 0 and close the gaps in the ids."""
-    ids, inverse, sizes = np.unique(labels, return_inverse=True, return_counts=True)
-    kept = np.where(sizes >= min_size, ids, 0)
-    return relabel(kept[inverse].reshape(labels.shape))
+    ids = _small_ids(labels)
+    sizes = np.bincount(ids.ravel())
+    if (sizes[1:] >= min_size).all():
+        return relabel(ids)
+    numbers = np.where(sizes >= min_size, np.arange(len(sizes)), 0)
+    return relabel(numbers[ids])
 
 
 def split_disconnected(labels: Integer[np.ndarray, "*space"]) -> Labels:
@@ -40,6 +46,18 @@ def split_disconnected(labels: Integer[np.ndarray, "*space"]) -> Labels:
     Two pixels are connected when they share a side (4 neighbours in an image, 6 in a volume).
     """
     return relabel(_components(labels))
+
+
+def find_groups(count: int, pairs: Integer[np.ndarray, "l 2"]) -> UInt32[np.ndarray, " {count}"]:
+    """Number the groups of 0..count-1 that pairs join, by their lowest members; 0 keeps 0."""
+    from scipy import sparse
+
+    edges = sparse.coo_array((np.ones(len(pairs), np.int8), pairs.T), shape=(count, count))
+    _, groups = sparse.csgraph.connected_components(edges, directed=False)
+    _, first, inverse = np.unique(groups, return_index=True, return_inverse=True)
+    rank = np.empty(len(first), np.uint32)
+    rank[np.argsort(first)] = np.arange(len(first), dtype=np.uint32)
+    return rank[inverse]
 
 
 def find_pieces(foreground: Bool[np.ndarray, "*space"]) -> Labels:
@@ -55,24 +73,33 @@ def fill_from_neighbors(
     Instances grow one pixel a step and only through the foreground, so an id never jumps over
     a gap. Where two instances arrive in the same step, the one with the lower id stays.
     """
-    from scipy import ndimage
-
-    grown = np.asarray(labels, dtype=np.uint32).copy()
-    cross = ndimage.generate_binary_structure(labels.ndim, 1)
-    nobody = np.iinfo(np.uint32).max
+    # with a frame of nobody, a neighbour is a fixed distance away in the flat array
+    grown = np.pad(np.asarray(labels, dtype=np.uint32), 1)
+    flat = grown.reshape(-1)
+    undecided = np.flatnonzero(np.pad(foreground, 1).ravel() & (flat == 0))
+    strides = [stride // grown.itemsize for stride in grown.strides]
+    nobody = np.uint32(np.iinfo(np.uint32).max)
     for _ in range(reach):
-        open_pixels = foreground & (grown == 0)
-        if not open_pixels.any():
+        lowest = np.full(len(undecided), nobody)
+        for stride in (*strides, *(-stride for stride in strides)):
+            # less one, 0 turns into the highest number, and no id, the highest included, equals it
+            np.minimum(lowest, flat[undecided + stride] - np.uint32(1), out=lowest)
+        is_new = lowest != nobody
+        if not is_new.any():
             break
-        # less one, 0 turns into the highest number, and no id, the highest included, equals it
-        lowest = ndimage.minimum_filter(
-            grown - np.uint32(1), footprint=cross, mode="constant", cval=nobody
-        )
-        new = open_pixels & (lowest != nobody)
-        if not new.any():
-            break
-        grown[new] = lowest[new] + np.uint32(1)
-    return grown
+        flat[undecided[is_new]] = lowest[is_new] + np.uint32(1)
+        undecided = undecided[~is_new]
+    return grown[(slice(1, -1),) * grown.ndim].copy()
+
+
+def _small_ids(labels: Integer[np.ndarray, "*space"]) -> Integer[np.ndarray, "*space"]:
+    """Ids that may number the entries of a table: those of the argument, or their ranks."""
+    lowest, highest = int(labels.min(initial=0)), int(labels.max(initial=0))
+    if lowest >= 0 and highest <= max(4 * labels.size, 255):
+        return labels
+    ids, inverse = np.unique(labels, return_inverse=True)
+    numbers = np.cumsum(ids != 0) * (ids != 0)
+    return np.asarray(numbers[inverse].reshape(labels.shape))
 
 
 def _components(values: np.ndarray, *, corners: bool = False) -> Labels:

@@ -22,7 +22,6 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from spoco_zoo.clustering import Consistency, Recipe
 from spoco_zoo.errors import PackageError
 from spoco_zoo.foreground import Head, Prototype
 from spoco_zoo.normalization import (
@@ -32,6 +31,7 @@ from spoco_zoo.normalization import (
     ScaleRange,
     ZeroMeanUnitVariance,
 )
+from spoco_zoo.recipe import Consistency, Recipe
 
 RDF_NAME = "rdf.yaml"
 _MOST_RDF_BYTES = 4_000_000

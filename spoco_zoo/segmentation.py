@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from jaxtyping import UInt32
 
-from spoco_zoo.clustering import Recipe, cluster
+from spoco_zoo.clustering import cluster
 from spoco_zoo.errors import ImageError, SettingError
 from spoco_zoo.foreground import find_core, find_foreground
 from spoco_zoo.images import check_finite
 from spoco_zoo.normalization import fit_affine
 from spoco_zoo.package import Package
+from spoco_zoo.recipe import Recipe
 from spoco_zoo.session import Embedded, EmbeddingSession
 from spoco_zoo.tiling import inner_box, plan_tiles
 

@@ -15,9 +15,9 @@ from typing import Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from spoco_zoo.clustering import Clustering, MeanShift
 from spoco_zoo.errors import SettingError
 from spoco_zoo.normalization import Normalization, ZeroMeanUnitVariance
+from spoco_zoo.recipe import Clustering, MeanShift
 
 LabelZero = Literal["background", "unlabeled"]
 

@@ -10,11 +10,13 @@ from pydantic import ValidationError
 from scipy import ndimage
 from sklearn.cluster import MeanShift as SklearnMeanShift
 
-from spoco_zoo import clustering
-from spoco_zoo.clustering import Consistency, Hdbscan, MeanShift, Recipe, cluster, mean_shift
+from spoco_zoo import fragments, modes
+from spoco_zoo.clustering import cluster
 from spoco_zoo.errors import SettingError
 from spoco_zoo.foreground import Everywhere, Head, Prototype, find_core, find_foreground
 from spoco_zoo.labels import relabel
+from spoco_zoo.modes import mean_shift, merge_near, nearest_center
+from spoco_zoo.recipe import Consistency, Hdbscan, MeanShift, Recipe
 
 METHODS = [MeanShift(), Hdbscan(), Consistency()]
 methods = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.method)
@@ -208,29 +210,21 @@ def test_an_instance_too_small_goes_to_the_one_around_it(method):
     assert (labels == blocks(20, 20)).all()
 
 
+@pytest.mark.parametrize("method", [MeanShift(), Consistency()], ids=lambda method: method.method)
 @pytest.mark.parametrize("sigma", [0.7, 1.0, 1.5])
 @pytest.mark.parametrize("n_axes", [2, 3])
-def test_the_slope_between_two_instances_makes_no_splinters(sigma, n_axes):
+def test_the_slope_between_two_instances_makes_no_splinters(method, sigma, n_axes):
     # long straight borders: many pixels agree on every place between two centres
     truth = np.vstack([blocks(20, 20), np.full((20, 40), 3, np.uint32)])
     if n_axes == 3:
         truth = np.stack([truth] * 12)
     blurred = blurred_embedding_of(truth, sigma)
-    labels = run(truth, blurred, MeanShift())
+    labels = run(truth, blurred, method)
     assert labels.max() == 3
     assert (labels > 0).all()
     near_border = ndimage.maximum_filter(truth, 5) != ndimage.minimum_filter(truth, 5)
     assert (labels == truth)[~near_border].all()
     assert (labels == truth).mean() > 0.97
-
-
-@pytest.mark.parametrize("sigma", [0.7, 1.0, 1.5])
-def test_consistency_leaves_the_slope_to_nobody(sigma):
-    truth = np.vstack([blocks(20, 20), np.full((20, 40), 3, np.uint32)])
-    labels = run(truth, blurred_embedding_of(truth, sigma), Consistency())
-    assert labels.max() == 3
-    assert (labels == truth)[labels > 0].all()
-    assert 0.75 < (labels > 0).mean() < 1
 
 
 def test_a_noisy_embedding_is_not_taken_for_a_slope():
@@ -257,9 +251,9 @@ def test_three_thousand_pieces_take_a_few_seconds(method):
 @pytest.mark.parametrize("n_axes", [2, 3])
 @piecewise_or_not
 def test_a_sample_of_the_pixels_is_enough(method, n_axes, monkeypatch):
-    monkeypatch.setattr(clustering, "_MOST_POINTS", 400)
-    monkeypatch.setattr(clustering, "_MOST_MODE_POINTS", 200)
-    monkeypatch.setattr(clustering, "_POINTS_AT_ONCE", 100)
+    monkeypatch.setattr(fragments, "_MOST_POINTS", 200)
+    monkeypatch.setattr(fragments, "_MOST_DENSITY_POINTS", 400)
+    monkeypatch.setattr(modes, "_POINTS_AT_ONCE", 100)
     truth = world(n_axes)
     labels = run(truth, embedding_of(truth), method)
     assert labels.max() == truth.max()
@@ -267,22 +261,31 @@ def test_a_sample_of_the_pixels_is_enough(method, n_axes, monkeypatch):
 
 
 def test_a_sample_keeps_small_instances_and_leaves_strangers_out(monkeypatch):
-    monkeypatch.setattr(clustering, "_MOST_POINTS", 400)
+    monkeypatch.setattr(fragments, "_MOST_DENSITY_POINTS", 400)
     truth = blocks(20, 20)
-    truth[4:8, 4:8], truth[12:16, 30:34] = 3, 4  # of 16 pixels each, half in the sample
+    truth[4:8, 4:8], truth[12:16, 30:34] = 3, 4  # of 16 pixels each, a third in the sample
     embedding = embedding_of(truth, twins=False)
     strangers = np.zeros(truth.shape, dtype=bool)
-    strangers[:, 39] = True  # an odd column: none in the sample
+    strangers[3::5, 39] = True  # too few to be an instance
     embedding[:, strangers] = 50
     labels = run(truth, embedding, Hdbscan(), fill_reach=0)
     assert labels.max() == 4
     assert not labels[strangers].any()
-    assert (labels == relabel(truth))[~strangers].mean() > 0.9  # all but the farthest of each
+    assert (labels == relabel(truth))[~strangers].all()
+
+
+def test_an_instance_that_falls_through_the_lattice_is_found_in_what_is_left(monkeypatch):
+    monkeypatch.setattr(fragments, "_MOST_POINTS", 50)
+    truth = np.ones((60, 60), np.uint32)
+    for number, corner in enumerate([(5, 9), (21, 40), (44, 13), (50, 52)], start=2):
+        truth[tuple(slice(c, c + 4) for c in corner)] = number
+    labels = run(truth, embedding_of(truth, twins=False), MeanShift())
+    assert (labels == relabel(truth)).all()
 
 
 def test_hdbscan_calls_a_cloud_of_nothing_noise(monkeypatch):
     for most_points in (400, 20_000):
-        monkeypatch.setattr(clustering, "_MOST_POINTS", most_points)
+        monkeypatch.setattr(fragments, "_MOST_DENSITY_POINTS", most_points)
         embedding = np.random.default_rng(0).uniform(-50, 50, (6, 30, 30)).astype(np.float32)
         everywhere = np.ones((30, 30), np.uint32)
         assert not run(everywhere, embedding, Hdbscan(epsilon=0.0), min_size=40).any()
@@ -308,14 +311,15 @@ def clouds(draw):
 @settings(max_examples=25, deadline=None)
 @given(clouds())
 def test_modes_and_their_points_are_those_of_scikit_learn(points):
-    modes, nearest = mean_shift(points, 0.5)
+    modes, _ = mean_shift(points, 0.5)
+    nearest = nearest_center(points, modes, 0.5)
     theirs = SklearnMeanShift(bandwidth=0.5, cluster_all=False).fit(points)
     assert len(modes) == len(theirs.cluster_centers_)
     distances = np.linalg.norm(modes[:, None] - theirs.cluster_centers_[None], axis=2)
     match = distances.argmin(axis=1)
     assert (distances.min(axis=1) < 1e-3).all()
     assert (match[nearest] == theirs.labels_).all()
-    crowds = np.bincount(nearest)
+    crowds = np.bincount(nearest, minlength=len(modes))
     assert (np.diff(crowds) <= 0).all()  # the most crowded first
 
 
@@ -323,7 +327,8 @@ def test_modes_and_their_points_are_those_of_scikit_learn(points):
 @given(st.integers(0, 2**32), st.integers(1, 5), st.integers(1, 120), st.floats(0.1, 3))
 def test_modes_are_apart_and_points_go_to_the_nearest_within_the_bandwidth(seed, e, n, bandwidth):
     points = np.random.default_rng(seed).normal(size=(n, e)).astype(np.float32)
-    modes, nearest = mean_shift(points, bandwidth)
+    modes, _ = mean_shift(points, bandwidth)
+    nearest = nearest_center(points, modes, bandwidth)
     apart = np.linalg.norm(modes[:, None] - modes[None], axis=2) + 9 * np.eye(len(modes))
     assert apart.min() > bandwidth * 0.999
     distances = np.linalg.norm(points[:, None] - modes[None], axis=2)
@@ -334,19 +339,40 @@ def test_modes_are_apart_and_points_go_to_the_nearest_within_the_bandwidth(seed,
     assert np.allclose(chosen[nearest >= 0], distances.min(axis=1)[nearest >= 0], atol=1e-4)
 
 
-def test_modes_with_too_small_a_crowd_are_dropped_but_one():
+def test_crowds_count_the_points_within_the_bandwidth_of_each_mode():
     points = np.repeat(np.array([[0.0], [5.0], [9.0]], np.float32), [10, 4, 7], axis=0)
-    for crowd, kept in ((1, [0, 9, 5]), (5, [0, 9]), (8, [0]), (11, [0])):
-        modes, nearest = mean_shift(points, 0.5, crowd)
-        np.testing.assert_allclose(modes.ravel(), kept, atol=1e-5)
-        assert (nearest >= 0).sum() == {3: 21, 2: 17, 1: 10}[len(kept)]
+    modes, crowds = mean_shift(points, 0.5)
+    np.testing.assert_allclose(modes.ravel(), [0, 9, 5], atol=1e-5)
+    assert crowds.tolist() == [10, 7, 4]
+
+
+def test_every_centre_has_a_reach_of_its_own():
+    points = np.array([[0.0], [0.9], [1.1], [9.0], [6.9]], np.float32)
+    centers, reach = np.array([[0.0], [9.0]], np.float32), np.array([1.0, 2.0], np.float32)
+    assert nearest_center(points, centers, reach).tolist() == [0, 0, -1, 1, -1]
+    assert nearest_center(points, centers[:0], reach[:0]).tolist() == [-1] * 5
+
+
+def test_merging_joins_the_smaller_to_the_nearest_larger_that_stands():
+    centers = np.array([[0.0], [1.5], [3.0], [8.0]], np.float32)
+    # the largest stands, its neighbour is joined, the next is too far from what stands
+    assert merge_near(centers, np.array([9, 5, 4, 1]), 2.0).tolist() == [0, 0, 2, 3]
+    assert merge_near(centers, np.array([4, 9, 5, 1]), 2.0).tolist() == [1, 1, 1, 3]
+    assert merge_near(centers, np.array([9, 5, 4, 1]), 1.0).tolist() == [0, 1, 2, 3]
+
+
+def test_the_merging_variant_joins_touching_clusters_nearer_than_its_distance():
+    truth = blocks(15, 15, 15)
+    embedding = of_values(truth, 9, 0.0, 1.2, 4.0)
+    assert (run(truth, embedding, MeanShift()) == truth).all()
+    merged = run(truth, embedding, MeanShift(merge_distance=2.0))
+    assert (merged == blocks(30, 15)).all()
 
 
 def test_mean_shift_leaves_its_points():
     points = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
     points.flags.writeable = False
-    modes, _ = mean_shift(points, 0.1)
-    assert len(modes) > 1
+    assert len(mean_shift(points, 0.1)[0]) > 1
 
 
 # Consistency.

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from spoco_zoo import clustering, normalization
+from spoco_zoo import normalization, recipe
 from spoco_zoo.errors import PackageError, SpocoZooError
 from spoco_zoo.foreground import Head
 from spoco_zoo.package import Package, load_package
@@ -51,8 +51,8 @@ def test_the_words_of_the_description_arrive(tiny_package):
         embedding_dim=2,
         config=package.config,
     )
-    assert package.config.recipe == clustering.Recipe(
-        clustering=clustering.MeanShift(bandwidth=0.5),
+    assert package.config.recipe == recipe.Recipe(
+        clustering=recipe.MeanShift(bandwidth=0.5),
         foreground=Head(threshold=0.5),
         min_size=4,
         fill_reach=2,

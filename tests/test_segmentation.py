@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import xarray
 
-from spoco_zoo.clustering import Consistency, Hdbscan, MeanShift, Recipe
 from spoco_zoo.errors import DeviceError, ImageError, SettingError
 from spoco_zoo.foreground import Everywhere, Head, Prototype
 from spoco_zoo.package import load_package
+from spoco_zoo.recipe import Consistency, Hdbscan, MeanShift, Recipe
 from spoco_zoo.segmentation import embed, make_instances, segment
 from spoco_zoo.session import EmbeddingSession, find_gpu
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from spoco_zoo.clustering import Hdbscan, MeanShift
 from spoco_zoo.errors import SettingError
+from spoco_zoo.recipe import Hdbscan, MeanShift
 from spoco_zoo.spec import (
     ClusteringSettings,
     LossSettings,

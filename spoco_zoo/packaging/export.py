@@ -16,7 +16,6 @@ import numpy as np
 import torch
 import yaml
 
-from spoco_zoo.clustering import Consistency, Recipe
 from spoco_zoo.errors import PackageError, SettingError
 from spoco_zoo.normalization import fit_affine
 from spoco_zoo.package import RDF_NAME, Package, SpocoConfig, load_package
@@ -43,6 +42,7 @@ from spoco_zoo.packaging.proof import (
     measure_tiling,
     test_with_bioimageio,
 )
+from spoco_zoo.recipe import Consistency, Recipe
 from spoco_zoo.segmentation import embed, make_instances
 from spoco_zoo.session import EmbeddingSession
 from spoco_zoo.simulation import simulate_nuclei

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from spoco_zoo.clustering import Hdbscan, Recipe, cluster
+from spoco_zoo.clustering import cluster
 from spoco_zoo.errors import SettingError
 from spoco_zoo.foreground import Everywhere, Head, Prototype, find_core, find_foreground
 from spoco_zoo.metrics import Summary, drop_unlabeled, mean_scores, score
+from spoco_zoo.recipe import Hdbscan, Recipe
 from spoco_zoo.spec import Spec
 from spoco_zoo.training.loss import BACKGROUND, UNLABELED
 from spoco_zoo.training.net import UNet

@@ -21,13 +21,13 @@ pytest.importorskip("bioimageio.core")
 
 from PIL import Image
 
-from spoco_zoo.clustering import Recipe
 from spoco_zoo.errors import PackageError, SettingError
 from spoco_zoo.images import read_image
 from spoco_zoo.normalization import ScaleRange, fit_affine
 from spoco_zoo.package import load_package
 from spoco_zoo.packaging import ExportOptions, export_package, proof
 from spoco_zoo.packaging.graphs import read_torchscript
+from spoco_zoo.recipe import Recipe
 from spoco_zoo.segmentation import segment
 from spoco_zoo.session import EmbeddingSession
 from spoco_zoo.training import net as net_module

@@ -10,9 +10,9 @@ import numpy as np
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from spoco_zoo.clustering import Consistency, Hdbscan, MeanShift, Recipe
 from spoco_zoo.errors import SettingError
 from spoco_zoo.foreground import Everywhere, Head, Prototype
+from spoco_zoo.recipe import Consistency, Hdbscan, MeanShift, Recipe
 from spoco_zoo.spec import parse_spec
 from spoco_zoo.training.loss import BACKGROUND, UNLABELED
 from spoco_zoo.training.net import UNet
