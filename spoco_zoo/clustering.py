@@ -101,7 +101,9 @@ def plan_blocks(
     if block is None:
         block = (round(_BLOCK_PIXELS ** (1 / n_axes)),) * n_axes
     if len(block) != n_axes or min(block) < 1:
-        raise SettingError(f"block is {list(block)}: expected {n_axes} numbers, each at least 1")
+        raise SettingError(
+            f"block is {list(block)}: expected one number of pixels, or {n_axes}, each at least 1"
+        )
     write = [-(-size // window) * window for size, window in zip(block, windows, strict=True)]
     return plan_tiles(shape, write, (0,) * n_axes, recipe.margins(n_axes), (1,) * n_axes)
 

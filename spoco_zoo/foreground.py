@@ -2,8 +2,8 @@
 
 The loss of SPOCO ties background to no place in embedding space, so embeddings alone do not say
 what is foreground. A network may have learnt it beside them (`Head`); validation may have shown
-that all background shares one embedding (`Prototype`); or there is no background (`Everywhere`).
-The largest cluster is not background by habit.
+that all background shares one embedding (`Prototype`); someone else may know it (`External`); or
+there is no background (`Everywhere`). The largest cluster is not background by habit.
 """
 
 from typing import Annotated, Literal
@@ -56,13 +56,21 @@ class Everywhere(_Settings):
     rule: Literal["everywhere"] = "everywhere"
 
 
-Foreground = Annotated[Head | Prototype | Everywhere, Field(discriminator="rule")]
+class External(_Settings):
+    """Only a mask that comes with the image says what is foreground."""
+
+    rule: Literal["mask"] = "mask"
+
+
+Rule = Head | Prototype | Everywhere | External
+Foreground = Annotated[Rule, Field(discriminator="rule")]
 
 
 def find_foreground(
     embedding: Float[np.ndarray, "e *space"],
-    settings: Head | Prototype | Everywhere,
+    settings: Rule,
     probability: Float[np.ndarray, "*space"] | None = None,
+    mask: Bool[np.ndarray, "*space"] | None = None,
 ) -> Bool[np.ndarray, "*space"]:
     """Decide for every pixel whether it belongs to any instance.
 
@@ -70,10 +78,13 @@ def find_foreground(
         embedding: The embedding of the image.
         settings: The rule.
         probability: What the foreground head says, in 0..1; needed by `Head` alone.
+        mask: Foreground as someone else knows it. It takes the place of any rule.
 
     Raises:
-        SettingError: The rule needs what the network does not give.
+        SettingError: The rule needs what the network does not give, or a mask.
     """
+    if mask is not None:
+        return mask
     match settings:
         case Head(threshold=threshold):
             if probability is None:
@@ -94,19 +105,28 @@ def find_foreground(
             return np.asarray((offset * offset).sum(axis=0) > radius * radius)
         case Everywhere():
             return np.ones(embedding.shape[1:], dtype=bool)
+        case External():
+            raise SettingError(
+                "this package takes its foreground from a mask, and none is given: expected a "
+                "mask of each image; give it with --mask"
+            )
 
 
 def find_core(
     foreground: Bool[np.ndarray, "*space"],
-    settings: Head | Prototype | Everywhere,
+    settings: Rule,
     probability: Float[np.ndarray, "*space"] | None = None,
+    mask: Bool[np.ndarray, "*space"] | None = None,
 ) -> Bool[np.ndarray, "*space"]:
     """Find the part of the foreground in which instances are told apart.
 
     Touching instances are joined by a bridge of uncertain pixels, whose embeddings are those of
     nobody. A head that is sure of the inside only leaves the bridge out; `cluster` gives it to
-    the instances afterwards. Other rules have no degrees of certainty: all foreground is core.
+    the instances afterwards. Other rules, and masks, have no degrees of certainty: all foreground
+    is core.
     """
-    if isinstance(settings, Head) and settings.core_threshold and probability is not None:
+    if mask is not None or not isinstance(settings, Head):
+        return foreground
+    if settings.core_threshold and probability is not None:
         return np.asarray(foreground & (probability >= settings.core_threshold))
     return foreground

@@ -1,28 +1,32 @@
 """From an image to its instances: the story of `run` on one page.
 
-    image ─ normalise (as a whole) ─ pad ─ tiles ─ embed ─ foreground ─ cluster ─ labels
+    image ─ normalise (as a whole) ─ blocks ─ tiles ─ embed ─ foreground ─ cluster ─ join ─ labels
 
-A tile is a matter of memory and does not change the answer: tiles start on the pooling grid of
-the network and carry a halo of at least its receptive field, so every pixel is computed from
-the same numbers in the same order as in the whole image.
+A tile is what the network sees at once, a block what is clustered at once; both are matters of
+memory and do not change the answer. Tiles start on the pooling grid of the network and carry a
+halo of at least its receptive field, so every pixel is computed from the same numbers in the same
+order as in the whole image. Blocks are made of whole windows, of which `clustering` tells.
 """
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-from jaxtyping import UInt32
+from jaxtyping import Bool, Float, UInt32
 
-from spoco_zoo.clustering import cluster
+from spoco_zoo.clustering import Canvas, cluster, plan_blocks
 from spoco_zoo.errors import ImageError, SettingError
 from spoco_zoo.foreground import find_core, find_foreground
+from spoco_zoo.fragments import cluster_block
 from spoco_zoo.images import check_finite
 from spoco_zoo.normalization import fit_affine
 from spoco_zoo.package import Package
 from spoco_zoo.recipe import Recipe
 from spoco_zoo.session import Embedded, EmbeddingSession
-from spoco_zoo.tiling import inner_box, plan_tiles
+from spoco_zoo.tiling import Box, Tile, inner_box, plan_tiles
 
 if TYPE_CHECKING:
     import xarray
@@ -30,15 +34,29 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int], None]
 Array = TypeVar("Array", np.ndarray, "xarray.DataArray")
 
-_TILE = {2: 1024, 3: 96}  # pixels per axis where the user says nothing
+_TILE = {2: 1024, 3: 96}  # pixels per axis at most, where the user says nothing
+_BLOCK_BYTES = 1 << 28  # of embeddings, likewise
 
 
-def segment(
+@dataclass(frozen=True, eq=False)
+class _Wishes:
+    """What a user of `segment` may ask for beside the package."""
+
+    recipe: Recipe | None
+    mask: np.ndarray | None
+    tile: Sequence[int] | int | None
+    block: Sequence[int] | int | None
+    progress: Progress | None
+
+
+def segment(  # noqa: PLR0913 the door has one keyword for each wish
     image: Array,
     package: Package | EmbeddingSession,
     *,
     recipe: Recipe | None = None,
+    mask: np.ndarray | None = None,
     tile: Sequence[int] | int | None = None,
+    block: Sequence[int] | int | None = None,
     device: str = "auto",
     progress: Progress | None = None,
 ) -> Array:
@@ -50,7 +68,12 @@ def segment(
             intensities as they come from the microscope.
         package: A package, or a session that holds one open for many images.
         recipe: How instances are made; that of the package where left out.
-        tile: Size in pixels, per axis or for all; does not change the result.
+        mask: Foreground where it is not 0, `(y, x)` or `(z, y, x)`; instead of the rule of the
+            recipe.
+        tile: Size in pixels of what the network sees at once, per axis or for all; does not
+            change the result.
+        block: Size in pixels of what is clustered at once, rounded up to whole windows; does not
+            change the result. Memory for embeddings grows with it, not with the image.
         device: `cpu`, `cuda` or `auto`, where no session is given.
         progress: Called with tiles done and tiles in all.
 
@@ -59,21 +82,21 @@ def segment(
         axis. A DataArray keeps its space dimensions, coordinates and attributes.
 
     Raises:
-        ImageError: The image does not fit the package, or is not finite.
-        SettingError: The tile or the recipe is impossible.
+        ImageError: The image or the mask does not fit the package, or is not finite.
+        SettingError: The tile, the block or the recipe is impossible.
         DeviceError: The device is not there.
     """
-    if isinstance(package, Package):
-        with EmbeddingSession(package, device) as session:
-            return segment(image, session, recipe=recipe, tile=tile, progress=progress)
+    wishes = _Wishes(recipe, mask, tile, block, progress)
     if not isinstance(image, np.ndarray) and not hasattr(image, "dims"):
         raise ImageError(
             f"image is a {type(image).__name__}: expected a NumPy array or an xarray.DataArray"
         )
-    if isinstance(image, np.ndarray):
-        pixels = _with_channels(image, package.package)
-        return _segment(pixels, package, recipe, tile, progress)
-    return _segment_labelled_axes(image, package, recipe, tile, progress)
+    with ExitStack() as stack:
+        if isinstance(package, Package):
+            package = stack.enter_context(EmbeddingSession(package, device))
+        if isinstance(image, np.ndarray):
+            return _segment(_with_channels(image, package.package), package, wishes)
+        return _segment_labelled_axes(image, package, wishes)
 
 
 def embed(
@@ -82,78 +105,150 @@ def embed(
     tile: Sequence[int] | int | None = None,
     progress: Progress | None = None,
 ) -> Embedded:
-    """Normalise and embed an image `(c, *space)` of any size, tile by tile.
+    """Normalise and embed an image `(c, *space)` of any size as a whole, tile by tile.
 
     Raises:
         ImageError: The image does not fit the package, or is not finite.
         SettingError: The tile size is impossible.
     """
-    package = session.package
-    _check_image(pixels, package)
-    config = package.config
-    if pixels.dtype == bool:  # which NumPy does not subtract
-        pixels = pixels.astype(np.uint8)
-    image = fit_affine(pixels, package.normalization).apply(pixels)
-    space = image.shape[1:]
-    padding = [(0, -n % step) for n, step in zip(space, config.multiple_of, strict=True)]
-    image = np.pad(image, [(0, 0), *padding], mode="edge")
-    write = _tile_size(tile, package)
-    no_overlap = (0,) * len(space)
-    tiles = list(plan_tiles(image.shape[1:], write, config.halo, no_overlap, config.multiple_of))
-    parts: list[np.ndarray] = []
-    for done, piece in enumerate(tiles, start=1):
-        found = session.embed(image[(slice(None), *piece.read)])
-        inner = (slice(None), *inner_box(piece.read, piece.write))
-        arrays = [a for a in (found.embedding, found.momentum_embedding) if a is not None]
-        if found.probability is not None:
-            arrays.append(found.probability[None])
-        if not parts:
-            parts = [np.empty((len(a), *image.shape[1:]), np.float32) for a in arrays]
-        for whole, array in zip(parts, arrays, strict=True):
-            whole[(slice(None), *piece.write)] = array[inner]
-        if progress is not None:
-            progress(done, len(tiles))
-    box = (slice(None), *(slice(n) for n in space))
-    cut = [part[box] for part in parts]
-    return Embedded(
-        cut[0],
-        cut[-1][0] if package.has_foreground_head else None,
-        cut[1] if package.has_momentum else None,
-    )
+    _check_image(pixels, session.package)
+    whole = tuple(slice(0, n) for n in pixels.shape[1:])
+    return _Source(pixels, session, tile).embed(whole, progress)
 
 
-def make_instances(embedded: Embedded, recipe: Recipe) -> UInt32[np.ndarray, "*space"]:
+def make_instances(
+    embedded: Embedded, recipe: Recipe, mask: Bool[np.ndarray, "*space"] | None = None
+) -> UInt32[np.ndarray, "*space"]:
     """Decide foreground and cluster it.
 
     Raises:
         SettingError: The recipe asks for what the network does not give.
     """
-    foreground = find_foreground(embedded.embedding, recipe.foreground, embedded.probability)
-    core = find_core(foreground, recipe.foreground, embedded.probability)
+    foreground, core = _find_foreground(embedded, recipe, mask)
     return cluster(embedded.embedding, foreground, recipe, embedded.momentum_embedding, core)
 
 
+class _Source:
+    """An image whose embedding is made where and when it is needed."""
+
+    def __init__(
+        self, pixels: np.ndarray, session: EmbeddingSession, tile: Sequence[int] | int | None
+    ) -> None:
+        if pixels.dtype == bool:  # which NumPy does not subtract
+            pixels = pixels.astype(np.uint8)
+        self.pixels = pixels
+        self.session = session
+        self.tile = tile
+        # statistics are those of the whole image, whatever part of it is embedded
+        self.affine = fit_affine(pixels, session.package.normalization)
+        steps = session.package.config.multiple_of
+        self.padded = [n + -n % step for n, step in zip(pixels.shape[1:], steps, strict=True)]
+
+    def plan(self, box: Box) -> list[Tile]:
+        """Tiles of a part of the image, its start moved back and its end on to the pooling grid."""
+        config = self.session.package.config
+        on_grid = tuple(
+            slice(s.start - s.start % step, min(s.stop + -s.stop % step, n))
+            for s, step, n in zip(box, config.multiple_of, self.padded, strict=True)
+        )
+        sizes = [s.stop - s.start for s in on_grid]
+        write = _tile_size(self.tile, self.session.package, sizes)
+        return list(
+            plan_tiles(
+                self.padded, write, config.halo, (0,) * len(box), config.multiple_of, on_grid
+            )
+        )
+
+    def embed(self, box: Box, progress: Progress | None = None) -> Embedded:
+        """Embed a part of the image, the same numbers as in the whole."""
+        package = self.session.package
+        tiles = self.plan(box)
+        start = [s.start for s in tiles[0].write]
+        shape = [s.stop - a for s, a in zip(tiles[-1].write, start, strict=True)]
+        parts: list[np.ndarray] = []
+        for done, tile in enumerate(tiles, start=1):
+            found = self.session.embed(self._read(tile.read))
+            inner = (slice(None), *inner_box(tile.read, tile.write))
+            arrays = [a for a in (found.embedding, found.momentum_embedding) if a is not None]
+            if found.probability is not None:
+                arrays.append(found.probability[None])
+            if not parts:
+                parts = [np.empty((len(a), *shape), np.float32) for a in arrays]
+            where = (
+                slice(None),
+                *(slice(s.start - a, s.stop - a) for s, a in zip(tile.write, start, strict=True)),
+            )
+            for whole, array in zip(parts, arrays, strict=True):
+                whole[where] = array[inner]
+            if progress is not None:
+                progress(done, len(tiles))
+        cut_box = (
+            slice(None),
+            *(slice(s.start - a, s.stop - a) for s, a in zip(box, start, strict=True)),
+        )
+        cut = [part[cut_box] for part in parts]
+        return Embedded(
+            cut[0],
+            cut[-1][0] if package.has_foreground_head else None,
+            cut[1] if package.has_momentum else None,
+        )
+
+    def _read(self, box: Box) -> Float[np.ndarray, "c *space"]:
+        """Normalise a part of the padded image."""
+        space = self.pixels.shape[1:]
+        image = self.affine.apply(self.pixels[(slice(None), *box)])
+        padding = [(0, max(s.stop - n, 0)) for s, n in zip(box, space, strict=True)]
+        return np.pad(image, [(0, 0), *padding], mode="edge") if any(map(sum, padding)) else image
+
+
 def _segment(
-    pixels: np.ndarray,
-    session: EmbeddingSession,
-    recipe: Recipe | None,
-    tile: Sequence[int] | int | None,
-    progress: Progress | None,
+    pixels: np.ndarray, session: EmbeddingSession, wishes: _Wishes
 ) -> UInt32[np.ndarray, "*space"]:
     _check_image(pixels, session.package)
-    flat = pixels.reshape(len(pixels), -1)
-    if (flat == flat[:, :1]).all():  # every channel is constant: nothing is there to be seen
-        return np.zeros(pixels.shape[1:], np.uint32)
-    embedded = embed(pixels, session, tile, progress)
-    return make_instances(embedded, recipe or session.package.config.recipe)
+    space = pixels.shape[1:]
+    recipe = wishes.recipe or session.package.config.recipe
+    mask = _check_mask(wishes.mask, space)
+    source = _Source(pixels, session, wishes.tile)
+    blocks = list(plan_blocks(space, recipe, _block_size(wishes.block, session.package)))
+    if _is_constant(pixels):  # nothing is there to be seen
+        return np.zeros(space, np.uint32)
+    canvas = Canvas(space, recipe)
+    foreground = np.zeros(space, dtype=bool)
+    count = sum(len(source.plan(block.keep)) for block in blocks)
+    done = 0
+
+    def tick(*_: int) -> None:
+        nonlocal done
+        done += 1
+        if wishes.progress is not None:
+            wishes.progress(done, count)
+
+    for block in blocks:
+        # one image at a time is in the network: of others, tiles would only wait in memory
+        with session.turn:
+            embedded = source.embed(block.keep, tick)
+        inside, core = _find_foreground(
+            embedded, recipe, None if mask is None else mask[block.keep]
+        )
+        foreground[block.write] = inside[inner_box(block.keep, block.write)]
+        g = embedded.momentum_embedding
+        canvas.add(block, cluster_block(embedded.embedding, core, block, recipe, g))
+    return canvas.finish(foreground)
+
+
+def _find_foreground(
+    embedded: Embedded, recipe: Recipe, mask: Bool[np.ndarray, "*space"] | None
+) -> tuple[Bool[np.ndarray, "*space"], Bool[np.ndarray, "*space"]]:
+    """Find foreground and core."""
+    rule, probability = recipe.foreground, embedded.probability
+    foreground = find_foreground(embedded.embedding, rule, probability, mask)
+    return foreground, find_core(foreground, rule, probability, mask)
 
 
 def _segment_labelled_axes(
     image: "xarray.DataArray",
     session: EmbeddingSession,
-    recipe: Recipe | None,
-    tile: Sequence[int] | int | None,
-    progress: Progress | None,
+    wishes: _Wishes,
 ) -> "xarray.DataArray":
     space = tuple("zyx"[-session.package.n_axes :])
     names = {str(name).lower(): name for name in image.dims}
@@ -168,7 +263,7 @@ def _segment_labelled_axes(
     ordered = image.transpose(*([channel] if channel is not None else []), *order)
     pixels = np.asarray(ordered.values)
     pixels = pixels if channel is not None else pixels[None]
-    labels = _segment(pixels, session, recipe, tile, progress)
+    labels = _segment(pixels, session, wishes)
     plain = ordered if channel is None else ordered.isel({channel: 0}, drop=True)
     return plain.copy(data=labels).rename("labels")
 
@@ -202,17 +297,53 @@ def _check_image(pixels: np.ndarray, package: Package) -> None:
     check_finite(pixels, "image")
 
 
-def _tile_size(tile: Sequence[int] | int | None, package: Package) -> tuple[int, ...]:
-    """Round the wish up to the pooling grid."""
-    n_axes = package.n_axes
+def _check_mask(
+    mask: np.ndarray | None, space: tuple[int, ...]
+) -> Bool[np.ndarray, "*space"] | None:
+    if mask is None:
+        return None
+    if mask.shape != space:
+        raise ImageError(
+            f"mask has shape {mask.shape}: expected that of the image, {space}, without channels"
+        )
+    return np.asarray(mask != 0)
+
+
+def _is_constant(pixels: np.ndarray) -> bool:
+    """Tell whether every channel holds one value only."""
+    # most images say no in their first line
+    first = pixels[(slice(None), *(slice(0, 1),) * (pixels.ndim - 1))]
+    return bool((pixels[..., :1, :] == first).all()) and bool((pixels == first).all())
+
+
+def _tile_size(
+    tile: Sequence[int] | int | None, package: Package, region: Sequence[int]
+) -> tuple[int, ...]:
+    """Round the wish up to the pooling grid; cut a region into equal tiles without a wish."""
+    steps = package.config.multiple_of
     if tile is None:
-        tile = _TILE[n_axes]
-    sizes: list[Any] = [tile] * n_axes if isinstance(tile, int) else list(tile)
+        most = _TILE[package.n_axes]
+        sizes = [math.ceil(n / math.ceil(n / most)) for n in region]
+    else:
+        sizes = _per_axis(tile, package.n_axes, "tile")
+    return tuple(math.ceil(size / step) * step for size, step in zip(sizes, steps, strict=True))
+
+
+def _block_size(block: Sequence[int] | int | None, package: Package) -> list[int]:
+    """Side of a block: the wish, or what keeps its embedding within some hundred megabytes."""
+    if block is not None:
+        return _per_axis(block, package.n_axes, "block")
+    channels = package.embedding_dim * (1 + package.has_momentum) + package.has_foreground_head
+    side = (_BLOCK_BYTES / (4 * channels)) ** (1 / package.n_axes)
+    return [math.ceil(side)] * package.n_axes
+
+
+def _per_axis(wish: Sequence[int] | int, n_axes: int, name: str) -> list[int]:
+    sizes: list[Any] = [wish] * n_axes if isinstance(wish, int) else list(wish)
     if len(sizes) == 1:
         sizes *= n_axes
     if len(sizes) != n_axes or min(sizes) < 1:
         raise SettingError(
-            f"tile is {tile}: expected one number of pixels, or {n_axes}, each at least 1"
+            f"{name} is {wish}: expected one number of pixels, or {n_axes}, each at least 1"
         )
-    steps = package.config.multiple_of
-    return tuple(math.ceil(size / step) * step for size, step in zip(sizes, steps, strict=True))
+    return sizes

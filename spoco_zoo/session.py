@@ -8,6 +8,7 @@ import ctypes
 import logging
 import os
 import sys
+import threading
 import warnings
 from dataclasses import dataclass
 from types import TracebackType
@@ -48,6 +49,7 @@ class EmbeddingSession:
             PackageError: The weights are no network that ONNX Runtime can open.
         """
         self.package = package
+        self.turn = threading.Lock()  # for callers that let several threads take turns
         self.device = _pick_device(device)
         self._session = _open(package, self.device, threads)
         if self._session is None and device == "auto":

@@ -34,15 +34,17 @@ def plan_tiles(
     halo: Sequence[int],
     overlap: Sequence[int],
     multiple_of: Sequence[int],
+    box: Box | None = None,
 ) -> Iterator[Tile]:
-    """Yield the tiles of an array, last axis fastest.
+    """Yield the tiles of an array, or of a box of it, last axis fastest.
 
     Every read box starts on a multiple of `multiple_of`, the pooling grid of the network:
-    a shifted grid changes the embedding even under a generous halo.
+    a shifted grid changes the embedding even under a generous halo. A box must start there too.
 
     Raises:
         SettingError: `write` is not a multiple of `multiple_of` on some axis.
     """
+    box = box or tuple(slice(0, n) for n in shape)
     for axis, (size, step) in enumerate(zip(write, multiple_of, strict=True)):
         if size < 1 or size % step:
             below = max(size, 0) // step * step
@@ -51,8 +53,8 @@ def plan_tiles(
                 f"write size {size} on axis {axis} is not a multiple of {step}: use {ways}"
             )
     margin = [_round_up(h + o, m) for h, o, m in zip(halo, overlap, multiple_of, strict=True)]
-    for start in product(*(range(0, n, w) for n, w in zip(shape, write, strict=True))):
-        stop = [min(a + w, n) for a, w, n in zip(start, write, shape, strict=True)]
+    for start in product(*(range(b.start, b.stop, w) for b, w in zip(box, write, strict=True))):
+        stop = [min(a + w, b.stop) for a, w, b in zip(start, write, box, strict=True)]
         yield Tile(
             write=_grow(start, stop, (0,) * len(stop), shape),
             keep=_grow(start, stop, overlap, shape),
