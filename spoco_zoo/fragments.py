@@ -33,12 +33,11 @@ Mask = Bool[np.ndarray, "*space"]
 Embedding = Float[np.ndarray, "e *space"]
 
 _MOST_POINTS = 4_000  # of a piece in a window, among which centres are sought
-_MOST_THINNING = 16  # HDBSCAN sees one pixel of so many at least, where it does not see all
-_FEWEST_SAMPLES = 8  # by which it can tell the smallest instance from noise
-_RATIOS = {2: (0.6180, 0.0), 3: (0.7549, 0.5698, 0.0)}  # of lattices that spread evenly
-_NO_LINKS = np.zeros((0, 2), np.intp)
 _MOST_DENSITY_POINTS = 2_000  # the same for HDBSCAN, whose time grows with their square
 _MOST_BALL_POINTS = 8_000  # of a window, on which the balls of consistency are compared
+_SAMPLES_OF_SMALLEST = 8  # by which the smallest instance is told from noise
+_RATIOS = {2: (0.6180, 0.0), 3: (0.7549, 0.5698, 0.0)}  # of lattices that spread evenly
+_NO_LINKS = np.zeros((0, 2), np.intp)
 
 
 class Fragments(NamedTuple):
@@ -154,16 +153,17 @@ def _compact_pieces(
     place = np.flatnonzero(is_compact[pieces])
     if not len(place):
         return none, core
-    piece = pieces.ravel()[place]
+    piece = pieces.ravel()[place].astype(np.intp)
     flat = embedding.reshape(len(embedding), -1)
     sizes = np.bincount(piece, minlength=len(is_compact))
     means = np.empty((len(is_compact), len(flat)))
     squares = np.zeros(len(place), np.float32)
     for column, values in enumerate(flat):
-        here = values[place]
+        here = values.take(place)
         means[:, column] = np.bincount(piece, here, len(is_compact)) / np.maximum(sizes, 1)
-        offset = here - means[:, column].astype(np.float32)[piece]
-        squares += offset * offset
+        here -= means[:, column].astype(np.float32).take(piece)
+        here *= here
+        squares += here
     is_compact[piece[squares > np.float32(reach) ** 2]] = False
     owned = is_compact & (np.bincount(pieces[inner].ravel(), minlength=len(is_compact)) > 0)
     numbers = np.where(owned, np.cumsum(owned), 0).astype(np.uint32)
@@ -233,9 +233,7 @@ def _find_centers(
     radius = settings.epsilon if isinstance(settings, Hdbscan) else settings.bandwidth
     flat = members[_is_flat(steps[members], radius)]
     if isinstance(settings, Hdbscan):
-        # its time grows fast: no more points than the smallest instance needs to be seen
-        fewest = min(recipe.min_size // _FEWEST_SAMPLES, _MOST_THINNING)
-        sample, thinning = _thin(flat, where, _MOST_DENSITY_POINTS, fewest)
+        sample, thinning = _thin(flat, where, _MOST_DENSITY_POINTS, recipe.min_size)
         smallest = max(recipe.min_size // thinning, 2)
         found = hdbscan(points[sample], settings.epsilon, settings.min_samples, smallest)
         means, reach = find_means(points[sample], found)
@@ -243,7 +241,7 @@ def _find_centers(
     modes, crowds = np.zeros((0, points.shape[1]), np.float32), np.zeros(0, np.intp)
     left = flat
     while len(left) >= max(recipe.min_size, 1):
-        sample, thinning = _thin(left, where, _MOST_POINTS)
+        sample, thinning = _thin(left, where, _MOST_POINTS, recipe.min_size)
         found_modes, found_crowds = mean_shift(points[sample], settings.bandwidth)
         is_new = found_crowds * thinning >= recipe.min_size
         is_new[0] |= not is_new.any() and not len(modes)
@@ -271,7 +269,7 @@ def _is_flat(steps: Float[np.ndarray, " n"], radius: float) -> Bool[np.ndarray, 
 
 
 def _thin(
-    members: Int[np.ndarray, " k"], where: Int[np.ndarray, "d n"], most: int, fewest: int = 1
+    members: Int[np.ndarray, " k"], where: Int[np.ndarray, "d n"], most: int, min_size: int
 ) -> tuple[Int[np.ndarray, " s"], int]:
     """Keep one pixel of some, spread evenly: those on a rank-1 lattice of the image.
 
@@ -280,15 +278,17 @@ def _thin(
     Args:
         members: Pixels to choose from.
         where: Positions in the image of all pixels.
-        most: How many may stay, about.
-        fewest: One of how many stays at most, where any goes.
+        most: How many may stay, about. A quarter of them is enough where even the smallest
+            instance is still seen.
+        min_size: Pixels of the smallest instance.
 
     Returns:
         The pixels that stay, and one of how many they are.
     """
-    if len(members) <= most:
+    enough = min(-(-4 * len(members) // most), max(min_size // _SAMPLES_OF_SMALLEST, 1))
+    thinning = max(-(-len(members) // most), enough)
+    if thinning <= 1:
         return members, 1
-    thinning = max(-(-len(members) // most), fewest)
     shift = np.zeros(len(members), np.intp)
     for ratio, coordinate in zip(_RATIOS[len(where)], where, strict=True):
         step = max(round(ratio * thinning), 1)
@@ -331,7 +331,7 @@ def _measure_agreement(
     """
     random = np.random.default_rng([settings.seed, *(s.start for s in window.write)])
     place, where = _find_places(pieces > 0, window)
-    sample = _thin(np.arange(len(place)), where, _MOST_BALL_POINTS)[0]
+    sample = _thin(np.arange(len(place)), where, _MOST_BALL_POINTS, 0)[0]
     place, is_inner = place[sample], _is_inside(where[:, sample], window.write)
     points = g.reshape(len(g), -1)[:, place].T
     points = np.ascontiguousarray(points - points.mean(axis=0))

@@ -12,16 +12,19 @@ Points = Float[np.ndarray, "n e"]
 Centers = Float[np.ndarray, "m e"]
 
 _MOST_STEPS = 50
+_AT_REST = 0.01  # of the bandwidth: a seed that moves less has arrived
 _POINTS_AT_ONCE = 16_384
 _SEEDS_AT_ONCE = 32
+_MOST_ROUNDS = 2  # of seeding; what is out of reach then is on its way between modes
 
 
 def mean_shift(points: Points, bandwidth: float) -> tuple[Centers, Int[np.ndarray, " m"]]:
     """Find the modes of a flat kernel (Comaniciu and Meer 2002).
 
-    A point is a seed unless an earlier seed or mode covers it, so seeds reach every part of
-    space that holds points, and the result depends on nothing but the points and their order.
-    Of modes within one bandwidth only the most crowded stays.
+    Seeds are chosen so that every point lies within the bandwidth of one; they climb to modes.
+    Points that no mode reaches are seeded again. So seeds reach every part of space, and the
+    result depends on nothing but the points and their order. Of modes within one bandwidth only
+    the most crowded stays.
 
     Args:
         points: The embeddings, at least one.
@@ -37,19 +40,43 @@ def mean_shift(points: Points, bandwidth: float) -> tuple[Centers, Int[np.ndarra
     lengths = (points * points).sum(axis=1)
     if lengths.max() <= squared:
         return origin[None], np.array([len(points)])
-    uncovered = np.ones(len(points), dtype=bool)
+    is_left = np.ones(len(points), dtype=bool)
     modes, crowds = np.empty((0, points.shape[1]), np.float32), np.empty(0, np.intp)
-    while uncovered.any():
-        candidates = np.flatnonzero(uncovered)
-        seeds = candidates[:: -(-len(candidates) // _SEEDS_AT_ONCE)]
+    for _ in range(_MOST_ROUNDS):
+        left = np.flatnonzero(is_left)
+        seeds = left[_cover(points[left], lengths[left], squared)]
         climbed, found = _climb(points[seeds], points, lengths, squared)
         modes, crowds = _merge_modes(
             np.concatenate([modes, climbed]), np.concatenate([crowds, found]), squared
         )
-        uncovered[seeds] = False
-        near = squared_distances(climbed, points[candidates], lengths[candidates]) <= squared
-        uncovered[candidates[near.any(axis=0)]] = False
+        near = squared_distances(modes, points[left], lengths[left]) <= squared
+        is_left[seeds] = False
+        is_left[left[near.any(axis=0)]] = False
+        if not is_left.any():
+            break
     return modes + origin, crowds
+
+
+def _cover(
+    points: Points, lengths: Float[np.ndarray, " n"], squared: np.float32
+) -> Int[np.ndarray, " m"]:
+    """Choose points that are apart from each other and have every other one in reach."""
+    uncovered = np.arange(len(points))
+    chosen: list[int] = []
+    while len(uncovered):
+        tried = uncovered[:: -(-len(uncovered) // _SEEDS_AT_ONCE)]
+        near = squared_distances(points[tried], points[uncovered], lengths[uncovered]) <= squared
+        # among those tried, one that an earlier one covers is left out
+        mutual = near[:, :: -(-len(uncovered) // _SEEDS_AT_ONCE)]
+        kept: list[int] = []
+        for number in range(len(tried)):
+            if not mutual[kept, number].any():
+                kept.append(number)
+        is_covered = near[kept].any(axis=0)
+        is_covered[:: -(-len(uncovered) // _SEEDS_AT_ONCE)] = True
+        chosen.extend(tried[kept].tolist())
+        uncovered = uncovered[~is_covered]
+    return np.array(chosen)
 
 
 def hdbscan(
@@ -169,7 +196,7 @@ def _climb(
             inside.astype(np.float32) @ points / np.maximum(counts, 1)[:, None],
             here[moving],
         )
-        is_far = ((there - here[moving]) ** 2).sum(axis=1) > squared * 1e-6
+        is_far = ((there - here[moving]) ** 2).sum(axis=1) > squared * _AT_REST**2
         here[moving] = there
         moving = moving[is_far]
         if not len(moving):
