@@ -64,18 +64,18 @@ def _cover(
     uncovered = np.arange(len(points))
     chosen: list[int] = []
     while len(uncovered):
-        tried = uncovered[:: -(-len(uncovered) // _SEEDS_AT_ONCE)]
+        step = -(-len(uncovered) // _SEEDS_AT_ONCE)
+        tried = uncovered[::step]
         near = squared_distances(points[tried], points[uncovered], lengths[uncovered]) <= squared
-        # among those tried, one that an earlier one covers is left out
-        mutual = near[:, :: -(-len(uncovered) // _SEEDS_AT_ONCE)]
+        mutual = near[:, ::step]
         kept: list[int] = []
         for number in range(len(tried)):
             if not mutual[kept, number].any():
                 kept.append(number)
-        is_covered = near[kept].any(axis=0)
-        is_covered[:: -(-len(uncovered) // _SEEDS_AT_ONCE)] = True
         chosen.extend(tried[kept].tolist())
-        uncovered = uncovered[~is_covered]
+        is_left = ~near[kept].any(axis=0)
+        is_left[::step] = False  # rounding may leave a point out of its own reach
+        uncovered = uncovered[is_left]
     return np.array(chosen)
 
 

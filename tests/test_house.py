@@ -80,6 +80,7 @@ def test_the_base_install_is_what_running_needs():
         "rich",
         "scikit-learn",
         "scipy",
+        "threadpoolctl",
         "tifffile",
         "typer",
         "xarray",
