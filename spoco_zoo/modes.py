@@ -73,9 +73,9 @@ def _cover(
             if not mutual[kept, number].any():
                 kept.append(number)
         chosen.extend(tried[kept].tolist())
-        is_left = ~near[kept].any(axis=0)
-        is_left[::step] = False  # rounding may leave a point out of its own reach
-        uncovered = uncovered[is_left]
+        is_covered = np.asarray(near[kept].any(axis=0))
+        is_covered[::step] = True  # rounding may leave a point out of its own reach
+        uncovered = uncovered[~is_covered]
     return np.array(chosen)
 
 
