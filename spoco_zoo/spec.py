@@ -50,7 +50,7 @@ class NetSettings(_Settings):
     )
     order: Literal["bcr", "cbr"] = "cbr"
     foreground_head: bool | None = Field(
-        None, description="one more channel, foreground; where background is labelled if left out"
+        None, description="one more channel, foreground; if left out, where it can be learnt"
     )
 
     @model_validator(mode="after")
@@ -90,6 +90,9 @@ class LossSettings(_Settings):
     instance_weight: float = Field(1.0, ge=0)
     consistency_weight: float = Field(1.0, ge=0)
     foreground_weight: float = Field(1.0, ge=0)
+    foreground_prior: float | None = Field(
+        None, gt=0, lt=1, description="foreground part of the crops, to learn it from unlabeled"
+    )
     dice: Literal["per_instance", "joint"] = "per_instance"
     max_anchors: int = Field(20, ge=1, description="of the consistency term, per image")
     volume_ratio: float = Field(0.05, ge=0, lt=1, description="unlabeled rest that ends the draw")
@@ -233,10 +236,11 @@ class Spec(_Settings):
                 f"schedule.restarts is {list(self.schedule.restarts)}: expected rising steps "
                 f"between 0 and schedule.steps, {self.schedule.steps}"
             )
-        if self.net.foreground_head and self.data.label_zero == "unlabeled":
+        if self.net.foreground_head and not self._can_learn_foreground:
             raise ValueError(
-                "net.foreground_head is true while data.label_zero is unlabeled: "
-                "a foreground head learns from labelled background; leave it out"
+                "net.foreground_head is true while data.label_zero is unlabeled: a foreground "
+                "head learns from labelled background or with loss.foreground_prior; give the "
+                "prior, or leave the head out"
             )
         if self.clustering.foreground == "head" and not self.has_foreground_head:
             raise ValueError(
@@ -249,8 +253,12 @@ class Spec(_Settings):
     def has_foreground_head(self) -> bool:
         """Whether the network says foreground by itself."""
         if self.net.foreground_head is None:
-            return self.data.label_zero == "background"
+            return self._can_learn_foreground
         return self.net.foreground_head
+
+    @property
+    def _can_learn_foreground(self) -> bool:
+        return self.data.label_zero == "background" or self.loss.foreground_prior is not None
 
     @property
     def clustering_method(self) -> Clustering:

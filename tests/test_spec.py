@@ -133,6 +133,30 @@ def test_what_is_left_out_follows_from_the_rest():
     assert deep.net.steps == ((2, 2, 2),)
 
 
+@pytest.mark.parametrize("zero", ["background", "unlabeled"])
+@pytest.mark.parametrize("prior", [None, 0.3])
+@pytest.mark.parametrize("wish", [None, True, False])
+def test_a_foreground_head_needs_labelled_background_or_a_prior(zero, prior, wish):
+    words = {
+        "data": {"label_zero": zero},
+        "net": {"foreground_head": wish},
+        "loss": {"foreground_prior": prior},
+    }
+    can_learn = zero == "background" or prior is not None
+    if wish and not can_learn:
+        with pytest.raises(SettingError, match=r"give the prior, or leave the head out"):
+            parse_spec(words, "spec")
+    else:
+        spec = parse_spec(words, "spec")
+        assert spec.has_foreground_head == (can_learn if wish is None else wish)
+        assert spec.loss.foreground_prior == prior
+
+
+def test_a_prior_lets_sparse_labels_cluster_within_the_head():
+    words = {"data": {"label_zero": "unlabeled"}, "clustering": {"foreground": "head"}}
+    assert parse_spec({**words, "loss": {"foreground_prior": 0.2}}, "spec").has_foreground_head
+
+
 def test_the_soft_mask_is_at_its_threshold_at_delta_var():
     loss = LossSettings(delta_var=0.7, kernel_threshold=0.3)
     assert math.exp(-(0.7**2) / loss.two_sigma_squared) == pytest.approx(0.3)
@@ -218,6 +242,14 @@ def test_a_misspelled_word_is_named_with_the_one_that_was_meant(refusal, text, s
         (
             "data: {label_zero: nothing}",
             "data.label_zero is 'nothing': input should be 'background' or 'unlabeled'",
+        ),
+        (
+            "loss: {foreground_prior: 0}",
+            "loss.foreground_prior is 0: input should be greater than 0",
+        ),
+        (
+            "loss: {foreground_prior: 1}",
+            "loss.foreground_prior is 1: input should be less than 1",
         ),
         ("net: {dimensions: 4}", "net.dimensions is 4: input should be 2 or 3"),
         (
@@ -311,7 +343,8 @@ def test_an_impossible_value_is_named_with_what_was_expected(refusal, text, sent
         (
             "net: {foreground_head: true}\ndata: {label_zero: unlabeled}",
             "net.foreground_head is true while data.label_zero is unlabeled: "
-            "a foreground head learns from labelled background; leave it out",
+            "a foreground head learns from labelled background or with loss.foreground_prior; "
+            "give the prior, or leave the head out",
         ),
         (
             "clustering: {foreground: head}\nnet: {foreground_head: false}",
