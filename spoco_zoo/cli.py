@@ -7,6 +7,7 @@ line on stderr and exit code 1; wrong usage is exit code 2; Ctrl-C is 130.
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from types import FrameType
@@ -158,36 +159,63 @@ def run(
     min_size: Annotated[
         int | None, typer.Option(help="Least pixels of an instance's core.")
     ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Least probability of foreground, 0 to 1.")
+    ] = None,
+    mask: Annotated[
+        Path | None,
+        typer.Option(help="Foreground where not 0: an image, or a folder of equal names."),
+    ] = None,
     tile: Annotated[
-        int | None, typer.Option(help="Pixels a side, to save memory; changes no result.")
+        int | None, typer.Option(help="Pixels a side in the network at once; changes no result.")
+    ] = None,
+    block: Annotated[
+        int | None, typer.Option(help="Pixels a side clustered at once; changes no result.")
     ] = None,
     device: Annotated[Device, typer.Option(help="Where to compute.")] = "auto",
     overwrite: Overwrite = False,
 ) -> None:
     """Find the instances of images and write them as label images."""
+    from concurrent.futures import ThreadPoolExecutor
+
     from spoco_zoo.images import find_images
     from spoco_zoo.package import load_package
     from spoco_zoo.session import EmbeddingSession
 
     loaded = load_package(package)
-    recipe = _change_recipe(loaded, method, bandwidth, min_size)
+    changes = _Changes(method, bandwidth, min_size, threshold)
+    recipe = _change_recipe(loaded, changes, has_mask=mask is not None)
     targets = _name_targets(find_images(inputs), out, overlay=overlay)
+    masks = _find_masks([source for source, _ in targets], mask)
+    wishes = _RunWishes(recipe, tile, block, overlay, overwrite)
     failed = 0
     with EmbeddingSession(loaded, device) as session, _progress_bar() as bar:
         task = bar.add_task(f"{loaded.name} on {session.device}", total=len(targets), detail="")
-        for source, target in targets:
-            bar.update(task, detail=source.name)
-            try:
-                count = _run_one(session, source, target, (recipe, tile, overlay, overwrite))
-                line = f"{target}: {count} instances"
-                bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
-            except (ImageError, OutputError, PackageError) as error:
-                failed += 1
-                _complain(error)
-            except MemoryError:
-                failed += 1
-                _complain(ImageError(f"{source}: does not fit into memory: use a smaller --tile"))
-            bar.advance(task)
+        # while one image is in the network, the other is read, clustered or written
+        pool = ThreadPoolExecutor(2)
+        try:
+            counts = [
+                pool.submit(_run_one, session, source, target, masks[source], wishes)
+                for source, target in targets
+            ]
+            for (source, target), count in zip(targets, counts, strict=True):
+                bar.update(task, detail=source.name)
+                try:
+                    line = f"{target}: {count.result()} instances"
+                    bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+                except (ImageError, OutputError, PackageError) as error:
+                    failed += 1
+                    _complain(error)
+                except MemoryError:
+                    failed += 1
+                    _complain(
+                        ImageError(
+                            f"{source}: does not fit into memory: use a smaller --tile and --block"
+                        )
+                    )
+                bar.advance(task)
+        finally:
+            pool.shutdown(cancel_futures=True)
     typer.echo(f"{len(targets) - failed} of {len(targets)} images done", err=bool(failed))
     if failed:
         raise typer.Exit(1)
@@ -225,59 +253,128 @@ def evaluate(
         write_bytes(json, text.encode(), overwrite=overwrite)
 
 
+@dataclass(frozen=True)
+class _Changes:
+    """Flags of `run` that change the recipe of the package."""
+
+    method: Method | None
+    bandwidth: float | None
+    min_size: int | None
+    threshold: float | None
+
+
+@dataclass(frozen=True)
+class _RunWishes:
+    """What is the same for all images of a `run`."""
+
+    recipe: "Recipe"
+    tile: int | None
+    block: int | None
+    overlay: bool
+    overwrite: bool
+
+
 def _run_one(
     session: "EmbeddingSession",
     source: Path,
     target: Path,
-    wishes: tuple["Recipe", int | None, bool, bool],
+    mask: Path | None,
+    wishes: _RunWishes,
 ) -> int:
     """Segment one file; the count of its instances."""
     from spoco_zoo.figures import overlay as draw
     from spoco_zoo.figures import write_png
     from spoco_zoo.files import refuse_existing
-    from spoco_zoo.images import read_image, write_labels
+    from spoco_zoo.images import read_image, read_labels, write_labels
     from spoco_zoo.segmentation import segment
 
-    recipe, tile, overlay, overwrite = wishes
     picture = _picture_of(target)
-    for path in (target, picture) if overlay else (target,):
-        refuse_existing(path, overwrite=overwrite)
+    for path in (target, picture) if wishes.overlay else (target,):
+        refuse_existing(path, overwrite=wishes.overwrite)
     image = read_image(source, session.package.n_axes)
+    foreground = None if mask is None else read_labels(mask)
     try:
-        labels = segment(image.pixels, session, recipe=recipe, tile=tile)
+        labels = segment(
+            image.pixels,
+            session,
+            recipe=wishes.recipe,
+            mask=foreground,
+            tile=wishes.tile,
+            block=wishes.block,
+        )
     except ImageError as error:
         raise ImageError(f"{source}: {error}") from error
-    if overlay:
-        write_png(picture, draw(image.pixels, labels), overwrite=overwrite)
-    write_labels(target, labels, image.scale_um, overwrite=overwrite)
+    if wishes.overlay:
+        write_png(picture, draw(image.pixels, labels), overwrite=wishes.overwrite)
+    write_labels(target, labels, image.scale_um, overwrite=wishes.overwrite)
     return int(labels.max(initial=0))
 
 
-def _change_recipe(
-    package: "Package", method: Method | None, bandwidth: float | None, min_size: int | None
-) -> "Recipe":
+def _change_recipe(package: "Package", changes: _Changes, *, has_mask: bool) -> "Recipe":
     """Apply the flags to the recipe of the package."""
-    from spoco_zoo.recipe import Hdbscan
+    from pydantic import ValidationError
+
+    from spoco_zoo.recipe import Hdbscan, Recipe
+    from spoco_zoo.spec import explain
 
     recipe = package.config.recipe
     old = recipe.clustering
     radius = old.epsilon if isinstance(old, Hdbscan) else old.bandwidth
-    radius = radius if bandwidth is None else bandwidth
-    name = method.name if method is not None else old.method
+    radius = radius if changes.bandwidth is None else changes.bandwidth
+    name = changes.method.name if changes.method is not None else old.method
     words: dict[str, Any] = old.model_dump() if name == old.method else {"method": name}
     words["epsilon" if name == "hdbscan" else "bandwidth"] = radius
     changed = recipe.model_dump() | {"clustering": words}
-    if min_size is not None:
-        changed["min_size"] = min_size
-    from pydantic import ValidationError
-
-    from spoco_zoo.recipe import Recipe
-    from spoco_zoo.spec import explain
-
+    if changes.min_size is not None:
+        changed["min_size"] = changes.min_size
+    if changes.threshold is not None:
+        changed["foreground"] = _change_threshold(package, changes.threshold, has_mask=has_mask)
     try:
         return Recipe.model_validate(changed)
     except ValidationError as error:
         raise SettingError(explain(error, Recipe)) from error
+
+
+def _change_threshold(package: "Package", threshold: float, *, has_mask: bool) -> dict[str, Any]:
+    """Set the threshold of the foreground head; instances are told apart no lower."""
+    if has_mask:
+        raise SettingError(
+            "--threshold and --mask both say what is foreground: give one of them only"
+        )
+    if not package.has_foreground_head:
+        raise SettingError(
+            f"--threshold is {threshold}, but {package.name} has no foreground head: leave it out"
+        )
+    words = package.config.recipe.foreground.model_dump()
+    core = words.get("core_threshold")
+    return {
+        "rule": "head",
+        "threshold": threshold,
+        "core_threshold": None if core is None else max(core, threshold),
+    }
+
+
+def _find_masks(sources: list[Path], mask: Path | None) -> dict[Path, Path | None]:
+    """Say which mask belongs to which image."""
+    from spoco_zoo.images import find_images, stem_of
+
+    if mask is None:
+        return dict.fromkeys(sources)
+    if not mask.is_dir():
+        if len(sources) > 1:
+            raise SettingError(
+                f"--mask is {mask} for {len(sources)} images: expected a folder of masks, "
+                "each of the name of its image"
+            )
+        return {sources[0]: mask}
+    masks = {stem_of(path): path for path in find_images([str(mask)])}
+    missing = [source for source in sources if stem_of(source) not in masks]
+    if missing:
+        raise SettingError(
+            f"--mask is {mask}, which has no mask for {missing[0]}: expected one of its name "
+            "for each image"
+        )
+    return {source: masks[stem_of(source)] for source in sources}
 
 
 def _name_targets(sources: list[Path], out: Path, *, overlay: bool) -> list[tuple[Path, Path]]:
