@@ -45,6 +45,7 @@ from spoco_zoo.labels import (
     remove_small,
     split_disconnected,
 )
+from spoco_zoo.pixels import HostPixels
 from spoco_zoo.recipe import Consistency, Recipe
 from spoco_zoo.tiling import Tile, plan_tiles
 
@@ -83,8 +84,9 @@ def cluster(
     canvas = Canvas(foreground.shape, recipe)
     for tile in plan_blocks(foreground.shape, recipe, block):
         region = (slice(None), *tile.keep)
-        g = None if momentum_embedding is None else momentum_embedding[region]
-        canvas.add(tile, cluster_block(embedding[region], core[tile.keep], tile, recipe, g))
+        f = HostPixels(embedding[region])
+        g = None if momentum_embedding is None else HostPixels(momentum_embedding[region])
+        canvas.add(tile, cluster_block(f, core[tile.keep], tile, recipe, g))
     return canvas.finish(foreground)
 
 

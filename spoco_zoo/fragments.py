@@ -7,6 +7,7 @@ of a window and its margin alone, never on the block that the window happens to 
 import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import product
 from typing import NamedTuple
 
@@ -25,16 +26,17 @@ from spoco_zoo.modes import (
     nearest_center,
     squared_distances,
 )
+from spoco_zoo.pixels import Pixels
 from spoco_zoo.recipe import Consistency, Hdbscan, MeanShift, Recipe
 from spoco_zoo.tiling import Box, Tile, inner_box
 
 Labels = UInt32[np.ndarray, "*space"]
 Mask = Bool[np.ndarray, "*space"]
-Embedding = Float[np.ndarray, "e *space"]
 
 _MOST_POINTS = 4_000  # of a piece in a window, among which centres are sought
 _MOST_DENSITY_POINTS = 2_000  # the same for HDBSCAN, whose time grows with their square
 _MOST_BALL_POINTS = 8_000  # of a window, on which the balls of consistency are compared
+_SAMPLES_OF_PIECE = 64  # of a compact piece, on which its mean is taken
 _SAMPLES_OF_SMALLEST = 8  # by which the smallest instance is told from noise
 _RATIOS = {2: (0.6180, 0.0), 3: (0.7549, 0.5698, 0.0)}  # of lattices that spread evenly
 _NO_LINKS = np.zeros((0, 2), np.intp)
@@ -51,11 +53,11 @@ class Fragments(NamedTuple):
 
 
 def cluster_block(
-    embedding: Embedding,
+    embedding: Pixels,
     core: Mask,
     tile: Tile,
     recipe: Recipe,
-    momentum_embedding: Embedding | None = None,
+    momentum_embedding: Pixels | None = None,
     threads: int | None = None,
 ) -> Fragments:
     """Find the clusters of a block.
@@ -82,7 +84,7 @@ def cluster_block(
             "this package has none: use mean_shift or hdbscan"
         )
     for given in (embedding, momentum_embedding):
-        if given is not None and not _is_finite(given):
+        if given is not None and not given.is_finite():
             raise SettingError(
                 "the embedding holds NaN or infinity: expected finite numbers; "
                 "the image or the network is damaged"
@@ -92,8 +94,8 @@ def cluster_block(
 
     def work(window: Tile) -> Fragments:
         seen = inner_box(tile.keep, window.keep)
-        g = None if momentum_embedding is None else momentum_embedding[(slice(None), *seen)]
-        return _cluster_window(embedding[(slice(None), *seen)], rest[seen], window, recipe, g)
+        g = None if momentum_embedding is None else momentum_embedding.crop(seen)
+        return _cluster_window(embedding.crop(seen), rest[seen], window, recipe, g)
 
     parts = [found]
     offset = len(found.centers)
@@ -126,7 +128,7 @@ def _plan_windows(tile: Tile, recipe: Recipe) -> Iterator[Tile]:
 
 
 def _compact_pieces(
-    embedding: Embedding, core: Mask, inner: Box, recipe: Recipe
+    pixels: Pixels, core: Mask, inner: Box, recipe: Recipe
 ) -> tuple[Fragments, Mask]:
     """Take every small piece of the core whose embeddings lie around their mean as one cluster.
 
@@ -138,7 +140,7 @@ def _compact_pieces(
     settings = recipe.clustering
     nothing = np.zeros(tuple(s.stop - s.start for s in inner), np.uint32)
     columns = settings.anchors if isinstance(settings, Consistency) else 0
-    none = _fragments(nothing, np.zeros((0, len(embedding)), np.float32), 0.0, columns)
+    none = _fragments(nothing, np.zeros((0, pixels.dim), np.float32), 0.0, columns)
     reach = settings.epsilon if isinstance(settings, Hdbscan) else settings.bandwidth
     if isinstance(settings, Consistency) or not core.any():
         return none, core
@@ -154,25 +156,38 @@ def _compact_pieces(
     if not len(place):
         return none, core
     piece = pieces.ravel()[place].astype(np.intp)
-    flat = embedding.reshape(len(embedding), -1)
-    sizes = np.bincount(piece, minlength=len(is_compact))
-    means = np.empty((len(is_compact), len(flat)))
-    squares = np.zeros(len(place), np.float32)
-    for column, values in enumerate(flat):
-        here = values.take(place)
-        means[:, column] = np.bincount(piece, here, len(is_compact)) / np.maximum(sizes, 1)
-        here -= means[:, column].astype(np.float32).take(piece)
-        here *= here
-        squares += here
+    means = _piece_means(pixels, place, piece, len(is_compact))
+    squares = pixels.squares(place, piece, means)
     is_compact[piece[squares > np.float32(reach) ** 2]] = False
     owned = is_compact & (np.bincount(pieces[inner].ravel(), minlength=len(is_compact)) > 0)
     numbers = np.where(owned, np.cumsum(owned), 0).astype(np.uint32)
-    found = _fragments(numbers[pieces[inner]], means[owned].astype(np.float32), reach)
+    found = _fragments(numbers[pieces[inner]], means[owned], reach)
     return found, core & ~is_compact[pieces]
 
 
+def _piece_means(
+    pixels: Pixels,
+    place: Int[np.ndarray, " n"],
+    piece: Int[np.ndarray, " n"],
+    count: int,
+) -> Float[np.ndarray, "{count} e"]:
+    """Mean of an even sample of each piece; the same from whatever block it is seen."""
+    order = np.argsort(piece, kind="stable")
+    sizes = np.bincount(piece, minlength=count)
+    starts = np.cumsum(sizes) - sizes
+    rank = np.arange(len(piece)) - starts[piece[order]]
+    size = sizes[piece[order]]
+    taken = np.minimum(size, _SAMPLES_OF_PIECE)
+    is_sample = (rank + 1) * taken // size > rank * taken // size
+    sample = order[is_sample]
+    columns = pixels.points(place[sample]).T
+    counts = np.maximum(np.bincount(piece[sample], minlength=count), 1)
+    sums = [np.bincount(piece[sample], column, count) for column in columns]
+    return np.stack([total / counts for total in sums], axis=1).astype(np.float32)
+
+
 def _cluster_window(
-    embedding: Embedding, core: Mask, window: Tile, recipe: Recipe, g: Embedding | None
+    pixels: Pixels, core: Mask, window: Tile, recipe: Recipe, g: Pixels | None
 ) -> Fragments:
     """Find the clusters of a window; all arrays are those of `window.keep`."""
     from scipy import ndimage
@@ -185,18 +200,17 @@ def _cluster_window(
     is_own[0] = False
     place, where = _find_places(is_own[pieces], window)
     is_inner = _is_inside(where, window.write)
-    points = np.ascontiguousarray(embedding.reshape(len(embedding), -1)[:, place].T)
     steps = np.zeros(core.shape, np.float32)
     for number, box in enumerate(ndimage.find_objects(pieces), start=1):
         if is_own[number]:
             here = pieces[box] == number
-            steps[box][here] = steps_to_neighbors(embedding[(slice(None), *box)], here)[here]
-    steps = steps.ravel()[place]
+            steps[box][here] = pixels.crop(box).steps(here)[here]
+    seen = _Seen(pixels, place, where, steps.ravel()[place])
 
-    numbers = np.full(len(points), -1)
+    numbers = np.full(len(place), -1)
     parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     count = 0
-    groups = [np.arange(len(points))]
+    groups = [np.arange(len(place))]
     if not isinstance(settings, Hdbscan):
         piece = pieces.ravel()[place]
         order = np.argsort(piece, kind="stable")
@@ -204,10 +218,10 @@ def _cluster_window(
     for members in groups:
         if len(members) < recipe.min_size:
             continue
-        centers, reach, links = _find_centers(points, members, steps, where, recipe)
+        centers, reach, links = _find_centers(seen, members, recipe)
         # the balls of consistency are compared with whole clusters
         wanted = members if g is not None else members[is_inner[members]]
-        nearest = nearest_center(points[wanted], centers, reach)
+        nearest = pixels.nearest(place[wanted], centers, reach)
         numbers[wanted] = np.where(nearest >= 0, nearest + count, -1)
         parts.append((centers, reach, links + count))
         count += len(centers)
@@ -216,47 +230,58 @@ def _cluster_window(
     agreement = np.zeros((count, 0), np.float32)
     if g is not None and isinstance(settings, Consistency):
         agreement = _measure_agreement(labels, pieces, g, window, count, settings)
-    none = (np.zeros((0, len(embedding)), np.float32), np.zeros(0, np.float32), _NO_LINKS)
+    none = (np.zeros((0, pixels.dim), np.float32), np.zeros(0, np.float32), _NO_LINKS)
     centers, reach, links = map(np.concatenate, zip(none, *parts, strict=True))
     return Fragments(labels[inner], centers, reach, links + 1, agreement)
 
 
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """The pixels of a window and its margin that are to be clustered."""
+
+    pixels: Pixels
+    place: Int[np.ndarray, " n"]  # in the flat array
+    where: Int[np.ndarray, "d n"]  # in the image
+    steps: Float[np.ndarray, " n"]  # to neighbours
+
+
 def _find_centers(
-    points: Float[np.ndarray, "n e"],
-    members: Int[np.ndarray, " k"],
-    steps: Float[np.ndarray, " n"],
-    where: Int[np.ndarray, "d n"],
-    recipe: Recipe,
+    seen: _Seen, members: Int[np.ndarray, " k"], recipe: Recipe
 ) -> tuple[Float[np.ndarray, "m e"], Float[np.ndarray, " m"], Int[np.ndarray, "l 2"]]:
     """Find centres of clusters among points off the slopes, thinned evenly in the image."""
     settings = recipe.clustering
     radius = settings.epsilon if isinstance(settings, Hdbscan) else settings.bandwidth
-    flat = members[_is_flat(steps[members], radius)]
+    flat = members[_is_flat(seen.steps[members], radius)]
     if isinstance(settings, Hdbscan):
-        sample, thinning = _thin(flat, where, _MOST_DENSITY_POINTS, recipe.min_size)
+        sample, thinning = _thin(flat, seen.where, _MOST_DENSITY_POINTS, recipe.min_size)
+        points = seen.pixels.points(seen.place[sample])
         smallest = max(recipe.min_size // thinning, 2)
-        found = hdbscan(points[sample], settings.epsilon, settings.min_samples, smallest)
-        means, reach = find_means(points[sample], found)
+        found = hdbscan(points, settings.epsilon, settings.min_samples, smallest)
+        means, reach = find_means(points, found)
         return means, np.maximum(reach, np.float32(settings.epsilon)), _NO_LINKS
-    modes, crowds = np.zeros((0, points.shape[1]), np.float32), np.zeros(0, np.intp)
+    modes, crowds = np.zeros((0, seen.pixels.dim), np.float32), np.zeros(0, np.intp)
+    reach = np.zeros(0, np.float32)
     left = flat
     while len(left) >= max(recipe.min_size, 1):
-        sample, thinning = _thin(left, where, _MOST_POINTS, recipe.min_size)
-        found_modes, found_crowds = mean_shift(points[sample], settings.bandwidth)
+        sample, thinning = _thin(left, seen.where, _MOST_POINTS, recipe.min_size)
+        found_modes, found_crowds = mean_shift(
+            seen.pixels.points(seen.place[sample]), settings.bandwidth
+        )
         is_new = found_crowds * thinning >= recipe.min_size
         is_new[0] |= not is_new.any() and not len(modes)
-        is_new &= nearest_center(found_modes, modes, settings.bandwidth) < 0
+        is_new &= nearest_center(found_modes, modes, reach) < 0
         modes = np.concatenate([modes, found_modes[is_new]])
         crowds = np.concatenate([crowds, found_crowds[is_new] * thinning])
+        reach = np.full(len(modes), settings.bandwidth, np.float32)
         if 2 * thinning <= max(recipe.min_size, 2) or not is_new.any():
             break
         # the smallest instances may have fallen through the lattice
-        left = left[nearest_center(points[left], modes, settings.bandwidth) < 0]
+        left = left[seen.pixels.nearest(seen.place[left], modes, reach) < 0]
     links = _NO_LINKS
     if isinstance(settings, MeanShift) and settings.merge_distance:
         joined = merge_near(modes, crowds, settings.merge_distance)
         links = np.stack([np.arange(len(modes)), joined], axis=1)
-    return modes, np.full(len(modes), settings.bandwidth, np.float32), links
+    return modes, reach, links
 
 
 def _is_flat(steps: Float[np.ndarray, " n"], radius: float) -> Bool[np.ndarray, " n"]:
@@ -299,29 +324,8 @@ def _thin(
     return (kept if len(kept) else members[::thinning]), thinning
 
 
-def steps_to_neighbors(embedding: Embedding, core: Mask) -> Float[np.ndarray, "*space"]:
-    """Distance of each pixel's embedding from that of its nearer neighbour, on the worst axis.
-
-    Beside a sharp border the nearer neighbour is that of the same instance, so the distance is
-    small; on a slope both are far. Neighbours outside the core do not count.
-    """
-    worst = np.zeros(core.shape, np.float32)
-    for axis in range(core.ndim):
-        before = (slice(None),) * axis + (slice(None, -1),)
-        after = (slice(None),) * axis + (slice(1, None),)
-        difference = embedding[(slice(None), *after)] - embedding[(slice(None), *before)]
-        step = np.sqrt(np.einsum("e...,e...->...", difference, difference))
-        step[~(core[before] & core[after])] = np.inf
-        nearer = np.full(core.shape, np.inf, np.float32)
-        nearer[before] = step
-        nearer[after] = np.minimum(nearer[after], step)
-        nearer[np.isinf(nearer)] = 0
-        worst = np.maximum(worst, nearer)
-    return worst
-
-
 def _measure_agreement(
-    labels: Labels, pieces: Labels, g: Embedding, window: Tile, count: int, settings: Consistency
+    labels: Labels, pieces: Labels, g: Pixels, window: Tile, count: int, settings: Consistency
 ) -> Float[np.ndarray, "k a"]:
     """Compare each cluster with balls of g around some of its pixels, by intersection over union.
 
@@ -333,7 +337,7 @@ def _measure_agreement(
     place, where = _find_places(pieces > 0, window)
     sample = _thin(np.arange(len(place)), where, _MOST_BALL_POINTS, 0)[0]
     place, is_inner = place[sample], _is_inside(where[:, sample], window.write)
-    points = g.reshape(len(g), -1)[:, place].T
+    points = g.points(place)
     points = np.ascontiguousarray(points - points.mean(axis=0))
     lengths = (points * points).sum(axis=1)
     numbers, piece = labels.ravel()[place], pieces.ravel()[place]
@@ -370,8 +374,3 @@ def _fragments(
     n = len(centers)
     reaches = np.full(n, reach, np.float32)
     return Fragments(labels, centers, reaches, _NO_LINKS, np.zeros((n, columns), np.float32))
-
-
-def _is_finite(values: np.ndarray) -> bool:
-    # the sum of one plane is cheap and says no to every NaN; it may also overflow by itself
-    return all(np.isfinite(plane.sum()) or bool(np.isfinite(plane).all()) for plane in values)

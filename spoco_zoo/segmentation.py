@@ -24,6 +24,7 @@ from spoco_zoo.fragments import cluster_block
 from spoco_zoo.images import check_finite
 from spoco_zoo.normalization import fit_affine
 from spoco_zoo.package import Package
+from spoco_zoo.pixels import HostPixels
 from spoco_zoo.recipe import Recipe
 from spoco_zoo.session import Embedded, EmbeddingSession
 from spoco_zoo.tiling import Box, Tile, inner_box, plan_tiles
@@ -231,8 +232,11 @@ def _segment(
             embedded, recipe, None if mask is None else mask[block.keep]
         )
         foreground[block.write] = inside[inner_box(block.keep, block.write)]
-        g = embedded.momentum_embedding
-        canvas.add(block, cluster_block(embedded.embedding, core, block, recipe, g))
+        f = HostPixels(embedded.embedding)
+        g = None
+        if embedded.momentum_embedding is not None:
+            g = HostPixels(embedded.momentum_embedding)
+        canvas.add(block, cluster_block(f, core, block, recipe, g))
     return canvas.finish(foreground)
 
 

@@ -163,8 +163,10 @@ class ScheduleSettings(_Settings):
 class ClusteringSettings(_Settings):
     """How validation, and later `run`, makes instances."""
 
-    method: Clustering | None = Field(None, description="mean-shift of delta_var where left out")
-    foreground: Literal["auto", "head", "prototype", "everywhere"] = "auto"
+    method: Clustering | None = Field(
+        None, description="mean-shift of delta_var where left out, and what fits best at the end"
+    )
+    foreground: Literal["auto", "head", "prototype", "mask", "everywhere"] = "auto"
     min_size: int = Field(10, ge=0)
     fill_reach: int = Field(5, ge=0)
     fit: bool = Field(True, description="choose the numbers on the validation images at the end")

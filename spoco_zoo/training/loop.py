@@ -275,7 +275,8 @@ class _Run:
 
     def validate(self, validation: Sequence[Sample]) -> float:
         """Cluster and score the validation images; keep the checkpoint if it is the best."""
-        embedded = self._embed(validation)
+        needs_g = self.spec.clustering_method.method == "consistency"
+        embedded = self._embed(validation, needs_g=needs_g)
         recipe = start_recipe(self.spec, embedded)
         score = goal(score_recipe(recipe, embedded))
         self.board.add_scalar("validation/mean_ap", score, self.step)
@@ -287,10 +288,9 @@ class _Run:
         self.save("last.pt")
         return score
 
-    def _embed(self, validation: Sequence[Sample]) -> list[Embedded]:
-        """Embed the validation images, by g too where clustering asks for it."""
+    def _embed(self, validation: Sequence[Sample], *, needs_g: bool) -> list[Embedded]:
+        """Embed the validation images, by g too where clustering may ask for it."""
         pair = self.pair.eval()
-        needs_g = self.spec.clustering_method.method == "consistency"
         twin = pair.momentum_net if needs_g else None
         return embed_all(pair.embedding_net, validation, self.device, twin)
 
@@ -298,13 +298,19 @@ class _Run:
         """Choose the numbers of the recipe with the best network, and write them."""
         best = load_checkpoint(self.folder / "best.pt", self.device)
         self.pair.load_state_dict(best["pair"])
-        embedded = self._embed(validation)
+        method = self.spec.clustering.method
+        needs_g = method is None or method.method == "consistency"
+        embedded = self._embed(validation, needs_g=needs_g)
         fitted = fit_recipe(self.spec, embedded)
         content = {
             "recipe": fitted.recipe.model_dump(mode="json"),
             "step": best["step"],
             "validation": fitted.scores,
             "validation_images": len(validation),
+            "tried": [
+                {"score": round(trial.score, 4), **trial.recipe.model_dump(mode="json")}
+                for trial in fitted.trials
+            ],
         }
         _write_text(self.folder / "recipe.json", json.dumps(content, indent=1))
         return fitted

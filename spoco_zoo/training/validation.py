@@ -1,20 +1,29 @@
 """Validation by what counts in the end: cluster the validation images and score the instances.
 
-Also here: the numbers of the recipe (bandwidth, least size, foreground rule) are not guessed
-but fitted, by trying them on the embeddings of the validation images.
+Also here: the recipe (foreground rule, method, radius, least size) is not guessed but fitted, by
+trying what there is on the embeddings of the validation images.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from spoco_zoo.clustering import cluster
 from spoco_zoo.errors import SettingError
-from spoco_zoo.foreground import Everywhere, Head, Prototype, find_core, find_foreground
+from spoco_zoo.foreground import (
+    Everywhere,
+    External,
+    Head,
+    Prototype,
+    Rule,
+    find_core,
+    find_foreground,
+)
 from spoco_zoo.metrics import Summary, drop_unlabeled, mean_scores, score
-from spoco_zoo.recipe import Hdbscan, Recipe
+from spoco_zoo.recipe import Clustering, Consistency, Hdbscan, MeanShift, Recipe
 from spoco_zoo.spec import Spec
 from spoco_zoo.training.loss import BACKGROUND, UNLABELED
 from spoco_zoo.training.net import UNet
@@ -23,6 +32,11 @@ from spoco_zoo.training.samples import Sample
 # a prototype is believed when it tells background from instances this well on validation
 _LEAST_AGREEMENT = 0.7
 _MOST_PIXELS = 200_000  # of the sample that a prototype is found on
+_WORTH = 0.005  # of AP: HDBSCAN takes longer, and consistency runs two networks
+
+_HOPELESS = 0.2  # of AP behind the best: no number of the recipe makes up for it
+
+_Change = tuple[str, Sequence[float | int]]  # a number of the recipe, and values to try
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,12 +49,20 @@ class Embedded:
     states: np.ndarray  # (*space), labels in three states
 
 
+class Trial(NamedTuple):
+    """A recipe that was tried, and its pooled AP, averaged over the thresholds."""
+
+    recipe: Recipe
+    score: float
+
+
 @dataclass(frozen=True)
 class Fitted:
-    """The recipe that did best on the validation images, and how it scored there."""
+    """The recipe that did best on the validation images, how it scored there, and the others."""
 
     recipe: Recipe
     scores: dict[str, float]
+    trials: tuple[Trial, ...]
 
 
 @torch.no_grad()
@@ -75,35 +97,45 @@ def start_recipe(spec: Spec, embedded: Sequence[Embedded]) -> Recipe:
     """
     return Recipe(
         clustering=spec.clustering_method,
-        foreground=_foreground_rule(spec, embedded),
+        foreground=_foreground_rules(spec, embedded)[0],
         min_size=spec.clustering.min_size,
         fill_reach=spec.clustering.fill_reach,
     )
 
 
 def fit_recipe(spec: Spec, embedded: Sequence[Embedded]) -> Fitted:
-    """Try values around those of the spec, one setting after the other; keep what scores best.
+    """Try foreground rules, methods and numbers, one after the other; keep what scores best.
 
-    The goal is the pooled AP, averaged over the thresholds 0.50 to 0.95. Ties stay with the
-    value of the spec.
+    What the spec chooses is not tried otherwise: a rule or a method that it names is kept, and
+    its numbers are fitted. The goal is the pooled AP, averaged over the thresholds 0.50 to 0.95.
+    Ties stay with the spec, and a method must be worth its cost.
+
+    Raises:
+        SettingError: The spec asks for a foreground rule that these images cannot give.
     """
-    recipe = start_recipe(spec, embedded)
-    best = score_recipe(recipe, embedded)
+    search = _Search(start_recipe(spec, embedded), embedded)
     if spec.clustering.fit:
-        for name, values in _candidates(recipe, embedded).items():
-            start = recipe
-            for value in values:
-                changed = _change(start, name, value)
-                summary = score_recipe(changed, embedded)
-                if goal(summary) > goal(best):
-                    recipe, best = changed, summary
+        for rule in _foreground_rules(spec, embedded):
+            start = search.best.recipe.model_copy(update={"foreground": rule})
+            search.try_changes(start, *_foreground_numbers(rule))
+        search.try_changes(search.best.recipe, *_clustering_numbers(search.best.recipe.clustering))
+        if spec.clustering.method is None:
+            for method in _other_methods(search.best.recipe.clustering, spec, embedded):
+                start = search.best.recipe.model_copy(update={"clustering": method})
+                search.try_changes(start, *_clustering_numbers(method), least_gain=_WORTH)
+        # what is best for one number depends on the others
+        search.try_changes(search.best.recipe, *_foreground_numbers(search.best.recipe.foreground))
+        search.try_changes(search.best.recipe, *_joins(search.best.recipe.clustering))
+        search.try_changes(search.best.recipe, _least_sizes(embedded))
+    best = search.summary
     scores = {
         "ap50": best.pooled_ap[0],
         "mean_ap": goal(best),
         "sbd": best.sbd,
         "count_difference": best.count_difference,
     }
-    return Fitted(recipe, {name: round(float(value), 4) for name, value in scores.items()})
+    scores = {name: round(float(value), 4) for name, value in scores.items()}
+    return Fitted(search.best.recipe, scores, tuple(search.trials))
 
 
 def score_recipe(recipe: Recipe, embedded: Sequence[Embedded]) -> Summary:
@@ -114,8 +146,10 @@ def score_recipe(recipe: Recipe, embedded: Sequence[Embedded]) -> Summary:
     """
     scores = []
     for item in embedded:
-        foreground = find_foreground(item.embedding, recipe.foreground, item.probability)
-        core = find_core(foreground, recipe.foreground, item.probability)
+        # where people give masks, the truth stands for them
+        mask = item.states != BACKGROUND if isinstance(recipe.foreground, External) else None
+        foreground = find_foreground(item.embedding, recipe.foreground, item.probability, mask)
+        core = find_core(foreground, recipe.foreground, item.probability, mask)
         labels = cluster(item.embedding, foreground, recipe, item.momentum_embedding, core)
         truth = np.maximum(item.states, 0).astype(np.uint32)
         if (item.states == UNLABELED).any():
@@ -129,21 +163,60 @@ def goal(summary: Summary) -> float:
     return float(np.mean(summary.pooled_ap))
 
 
-def _foreground_rule(spec: Spec, embedded: Sequence[Embedded]) -> Head | Prototype | Everywhere:
+class _Search:
+    """The best recipe so far, and all that were tried."""
+
+    def __init__(self, start: Recipe, embedded: Sequence[Embedded]) -> None:
+        self._embedded = embedded
+        self.summary = score_recipe(start, embedded)
+        self.best = Trial(start, goal(self.summary))
+        self.trials = [self.best]
+
+    def try_out(self, recipe: Recipe, least_gain: float = 0.0) -> float:
+        """Score a recipe; it becomes the best where it gains more than asked."""
+        known = {trial.recipe: trial.score for trial in self.trials}
+        if recipe in known:
+            return known[recipe]
+        summary = score_recipe(recipe, self._embedded)
+        trial = Trial(recipe, goal(summary))
+        self.trials.append(trial)
+        if trial.score > self.best.score + least_gain:
+            self.best, self.summary = trial, summary
+        return trial.score
+
+    def try_changes(self, start: Recipe, *changes: _Change, least_gain: float = 0.0) -> None:
+        """Change one number after the other, each time going on from the best of this series."""
+        series, score = start, self.try_out(start, least_gain)
+        if score < self.best.score - _HOPELESS:
+            return
+        for name, values in changes:
+            for value in values:
+                changed = _set(start, name, value)
+                found = self.try_out(changed, least_gain)
+                if found > score:
+                    series, score = changed, found
+            start = series
+
+
+def _foreground_rules(spec: Spec, embedded: Sequence[Embedded]) -> list[Rule]:
+    """Rules that may be tried, the likeliest first; one where the spec says which."""
     wish = spec.clustering.foreground
-    if wish == "head" or (wish == "auto" and spec.has_foreground_head):
-        return Head()
+    if wish == "head":
+        return [Head()]
+    if wish == "mask":
+        return [External()]
     if wish == "everywhere":
-        return Everywhere()
+        return [Everywhere()]
     prototype = _find_prototype(spec, embedded)
-    if prototype is not None:
-        return prototype
     if wish == "prototype":
-        raise SettingError(
-            "clustering.foreground is prototype, but no embedding stands for background on the "
-            "validation images: label background there, or use everywhere"
-        )
-    return Everywhere()
+        if prototype is None:
+            raise SettingError(
+                "clustering.foreground is prototype, but no embedding stands for background on "
+                "the validation images: label background there, or use everywhere"
+            )
+        return [prototype]
+    head = [Head()] if spec.has_foreground_head else []
+    return [*head, *([] if prototype is None else [prototype]), Everywhere()]
 
 
 def _find_prototype(spec: Spec, embedded: Sequence[Embedded]) -> Prototype | None:
@@ -175,35 +248,60 @@ def _find_prototype(spec: Spec, embedded: Sequence[Embedded]) -> Prototype | Non
     return Prototype(center=tuple(float(f"{c:.6g}") for c in center), radius=best_radius)
 
 
-def _candidates(recipe: Recipe, embedded: Sequence[Embedded]) -> dict[str, list[float] | list[int]]:
-    """Values to try per setting, in the order in which they are fitted."""
+def _foreground_numbers(rule: Rule) -> list[_Change]:
+    match rule:
+        case Head():
+            return [("core_threshold", [0.6, 0.7, 0.8, 0.9]), ("threshold", [0.2, 0.3, 0.4])]
+        case Prototype(radius=radius):
+            return [("radius", [radius * f for f in (0.8, 1.25)])]
+        case _:
+            return []
+
+
+def _clustering_numbers(method: Clustering) -> list[_Change]:
+    match method:
+        case MeanShift(bandwidth=bandwidth):
+            return [("bandwidth", _around(bandwidth))]
+        case Hdbscan(epsilon=epsilon):
+            return [("epsilon", _around(epsilon))]
+        case Consistency(bandwidth=bandwidth):
+            return [("bandwidth", _around(bandwidth)), ("iou_threshold", [0.4, 0.5, 0.7])]
+
+
+def _joins(method: Clustering) -> list[_Change]:
+    """Distances at which the merging variant of mean-shift may join."""
+    if not isinstance(method, MeanShift):
+        return []
+    return [("merge_distance", [method.bandwidth * f for f in (1.25, 1.5)])]
+
+
+def _around(radius: float) -> list[float]:
+    # up more than down: a margin is a promise of the loss, and networks keep it only in part
+    return [radius * f for f in (0.5, 0.75, 1.25, 1.5, 2.0, 3.0, 4.0)]
+
+
+def _other_methods(found: Clustering, spec: Spec, embedded: Sequence[Embedded]) -> list[Clustering]:
+    """Methods to try where the spec leaves the choice, with the radius that was found."""
+    radius = found.epsilon if isinstance(found, Hdbscan) else found.bandwidth
+    methods: list[Clustering] = [Hdbscan(epsilon=radius)]
+    if all(item.momentum_embedding is not None for item in embedded):
+        methods.append(Consistency(bandwidth=radius, seed=spec.schedule.seed))
+    return methods
+
+
+def _least_sizes(embedded: Sequence[Embedded]) -> _Change:
+    """Below the smallest labelled instances there is only dirt."""
     sizes = [
         n
         for item in embedded
         for n in np.unique(item.states, return_counts=True)[1][np.unique(item.states) > BACKGROUND]
     ]
-    candidates: dict[str, list[float] | list[int]] = {}
-    match recipe.foreground:
-        case Head():
-            candidates["core_threshold"] = [0.6, 0.7, 0.8, 0.9]
-            candidates["threshold"] = [0.2, 0.3, 0.4]
-        case Prototype(radius=radius):
-            candidates["radius"] = [radius * f for f in (0.8, 1.25)]
-    if isinstance(recipe.clustering, Hdbscan):
-        candidates["epsilon"] = [recipe.clustering.epsilon * f for f in (0.5, 1.5, 2.0)]
-    else:
-        candidates["bandwidth"] = [
-            recipe.clustering.bandwidth * f for f in (0.5, 0.75, 1.25, 1.5, 2.0)
-        ]
-    if sizes:
-        # below the smallest labelled instances there is only dirt
-        candidates["min_size"] = [
-            int(v) for v in np.unique(np.percentile(sizes, [0.5, 2, 5]) * 0.75)
-        ]
-    return candidates
+    if not sizes:
+        return "min_size", []
+    return "min_size", [int(v) for v in np.unique(np.percentile(sizes, [0.5, 2, 5]) * 0.75)]
 
 
-def _change(recipe: Recipe, name: str, value: float | int) -> Recipe:
+def _set(recipe: Recipe, name: str, value: float | int) -> Recipe:
     """Set one number of a recipe, wherever it stands."""
     if name == "min_size":
         return recipe.model_copy(update={name: int(value)})

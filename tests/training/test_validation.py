@@ -235,6 +235,54 @@ def test_a_threshold_of_the_head_is_fitted_too():
     assert fitted.scores["mean_ap"] == 1.0
 
 
+def test_every_rule_and_method_that_there_is_is_tried_and_the_best_is_kept():
+    # the head is blind, all background has one embedding, and everywhere is a large instance more
+    blind = np.full((24, 24), 0.6, np.float32)
+    embedded = [make_embedded(make_states(), 0.05, seed, blind) for seed in range(2)]
+    fitted = fit_recipe(make_spec(head=True, min_size=3), embedded)
+    rules = {trial.recipe.foreground.rule for trial in fitted.trials}
+    assert rules == {"head", "prototype", "everywhere"}
+    methods = {trial.recipe.clustering.method for trial in fitted.trials}
+    assert methods == {"mean_shift", "hdbscan", "consistency"}
+    assert fitted.recipe.foreground.rule == "prototype"
+    assert fitted.scores["mean_ap"] == 1.0
+    assert fitted.recipe.clustering.method == "mean_shift"  # as good as the others, and cheaper
+
+
+def test_what_the_spec_names_is_not_tried_otherwise():
+    embedded = [make_embedded(make_states(), 0.3)]
+    spec = make_spec(method={"method": "hdbscan"}, foreground="everywhere")
+    trials = fit_recipe(spec, embedded).trials
+    assert {trial.recipe.clustering.method for trial in trials} == {"hdbscan"}
+    assert {trial.recipe.foreground.rule for trial in trials} == {"everywhere"}
+    assert len({trial.recipe for trial in trials}) == len(trials)
+
+
+def test_where_people_give_masks_the_truth_stands_for_them():
+    blind = np.full((24, 24), 0.6, np.float32)
+    embedded = [make_embedded(make_states(), 0.05, probability=blind)]
+    fitted = fit_recipe(make_spec(head=True, foreground="mask", min_size=3), embedded)
+    assert fitted.recipe.foreground.rule == "mask"
+    assert fitted.scores["mean_ap"] == 1.0
+
+
+def test_a_method_must_be_worth_its_cost():
+    embedded = [make_embedded(make_states(), 0.05)]
+    g = embedded[0].momentum_embedding
+    random = np.random.default_rng(0)
+    # g knows that what f takes for an instance is none
+    states = make_states()
+    ghost = states.copy()
+    ghost[20:23, 2:9] = 6
+    f = np.moveaxis(np.vstack([PLACES, [[9, 9, 9]]])[ghost], -1, 0).astype(np.float32)
+    g = np.moveaxis(PLACES[states], -1, 0).astype(np.float32)
+    g[:, ghost == 6] = random.normal(0, 30, (3, (ghost == 6).sum()))
+    embedded = [Embedded(f, g, None, states)]
+    fitted = fit_recipe(make_spec(foreground="prototype", min_size=3, fill_reach=0), embedded)
+    assert fitted.recipe.clustering.method == "consistency"
+    assert fitted.scores["mean_ap"] == 1.0
+
+
 def test_ties_stay_with_the_spec():
     embedded = [make_embedded(make_states(), 0.01)]
     for method in (MeanShift(), Consistency()):
