@@ -139,8 +139,13 @@ def nearest_center(
     for start in range(0, len(points), _POINTS_AT_ONCE):
         part = points[start : start + _POINTS_AT_ONCE] - origin
         distances = squared_distances(centers, part, (part * part).sum(axis=1))
-        best = distances.argmin(axis=0)
-        reached = distances[best, np.arange(len(part))] <= squared[best]
+        # row by row: argmin over the first axis reads memory across its grain
+        best, shortest = np.zeros(len(part), np.intp), distances[0].copy()
+        for number, row in enumerate(distances[1:], start=1):
+            is_nearer = row < shortest
+            np.copyto(shortest, row, where=is_nearer)
+            np.copyto(best, number, where=is_nearer)
+        reached = shortest <= squared[best]
         nearest[start : start + len(part)] = np.where(reached, best, -1)
     return nearest
 

@@ -70,9 +70,11 @@ class HostPixels:
     def is_finite(self) -> bool:
         """Whether there is no NaN and no infinity."""
         # the sum of a plane is cheap and says no to every NaN; it may also overflow by itself
-        return all(
-            np.isfinite(plane.sum()) or bool(np.isfinite(plane).all()) for plane in self._embedding
-        )
+        with np.errstate(over="ignore", invalid="ignore"):
+            return all(
+                np.isfinite(plane.sum()) or bool(np.isfinite(plane).all())
+                for plane in self._embedding
+            )
 
     def points(self, places: Places) -> Points:
         """Embeddings of some pixels."""

@@ -18,13 +18,14 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt32
 
 from spoco_zoo.clustering import Canvas, cluster, plan_blocks
+from spoco_zoo.device import DevicePixels
 from spoco_zoo.errors import ImageError, SettingError
-from spoco_zoo.foreground import find_core, find_foreground
+from spoco_zoo.foreground import Prototype, find_core, find_foreground
 from spoco_zoo.fragments import cluster_block
 from spoco_zoo.images import check_finite
 from spoco_zoo.normalization import fit_affine
 from spoco_zoo.package import Package
-from spoco_zoo.pixels import HostPixels
+from spoco_zoo.pixels import HostPixels, Pixels
 from spoco_zoo.recipe import Recipe
 from spoco_zoo.session import Embedded, EmbeddingSession
 from spoco_zoo.tiling import Box, Tile, inner_box, plan_tiles
@@ -129,6 +130,15 @@ def make_instances(
     return cluster(embedded.embedding, foreground, recipe, embedded.momentum_embedding, core)
 
 
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """A part of an image as clustering sees it; `known` is what of it came to the host."""
+
+    known: Embedded
+    f: Pixels
+    g: Pixels | None
+
+
 class _Source:
     """An image whose embedding is made where and when it is needed."""
 
@@ -153,7 +163,7 @@ class _Source:
             for s, step, n in zip(box, config.multiple_of, self.padded, strict=True)
         )
         sizes = [s.stop - s.start for s in on_grid]
-        write = _tile_size(self.tile, self.session.package, sizes)
+        write = _tile_size(self.tile, self.session, sizes)
         return list(
             plan_tiles(
                 self.padded, write, config.halo, (0,) * len(box), config.multiple_of, on_grid
@@ -194,6 +204,29 @@ class _Source:
             cut[1] if package.has_momentum else None,
         )
 
+    def see(self, box: Box, recipe: Recipe, progress: Progress | None = None) -> "_Seen":
+        """Embed a part of the image for clustering, on a GPU without taking it from there."""
+        tiles = self.plan(box)
+        # tiles are put together on the host, and so is the distance from a prototype taken
+        if (
+            self.session.device != "cuda"
+            or len(tiles) > 1
+            or isinstance(recipe.foreground, Prototype)
+        ):
+            known = self.embed(box, progress)
+            g = known.momentum_embedding
+            return _Seen(known, HostPixels(known.embedding), None if g is None else HostPixels(g))
+        outputs = self.session.embed_on_device(self._read(tiles[0].read))
+        inner = inner_box(tiles[0].read, box)
+        probability = outputs["foreground"].numpy()[0, 0] if "foreground" in outputs else None
+        nothing = np.empty((0, *(s.stop - s.start for s in box)), np.float32)
+        known = Embedded(nothing, None if probability is None else probability[inner], None)
+        steps = self.session.dense_steps
+        pixels = {name: DevicePixels(value, steps, inner) for name, value in outputs.items()}
+        if progress is not None:
+            progress(1, 1)
+        return _Seen(known, pixels["embedding"], pixels.get("momentum_embedding"))
+
     def _read(self, box: Box) -> Float[np.ndarray, "c *space"]:
         """Normalise a part of the padded image."""
         space = self.pixels.shape[1:]
@@ -210,7 +243,7 @@ def _segment(
     recipe = wishes.recipe or session.package.config.recipe
     mask = _check_mask(wishes.mask, space)
     source = _Source(pixels, session, wishes.tile)
-    blocks = list(plan_blocks(space, recipe, _block_size(wishes.block, session.package)))
+    blocks = list(plan_blocks(space, recipe, _block_size(wishes.block, session)))
     if _is_constant(pixels):  # nothing is there to be seen
         return np.zeros(space, np.uint32)
     canvas = Canvas(space, recipe)
@@ -227,16 +260,11 @@ def _segment(
     for block in blocks:
         # one image at a time is in the network: of others, tiles would only wait in memory
         with session.turn:
-            embedded = source.embed(block.keep, tick)
-        inside, core = _find_foreground(
-            embedded, recipe, None if mask is None else mask[block.keep]
-        )
+            seen = source.see(block.keep, recipe, tick)
+        part = None if mask is None else mask[block.keep]
+        inside, core = _find_foreground(seen.known, recipe, part)
         foreground[block.write] = inside[inner_box(block.keep, block.write)]
-        f = HostPixels(embedded.embedding)
-        g = None
-        if embedded.momentum_embedding is not None:
-            g = HostPixels(embedded.momentum_embedding)
-        canvas.add(block, cluster_block(f, core, block, recipe, g))
+        canvas.add(block, cluster_block(seen.f, core, block, recipe, seen.g))
     return canvas.finish(foreground)
 
 
@@ -321,11 +349,14 @@ def _is_constant(pixels: np.ndarray) -> bool:
 
 
 def _tile_size(
-    tile: Sequence[int] | int | None, package: Package, region: Sequence[int]
+    tile: Sequence[int] | int | None, session: EmbeddingSession, region: Sequence[int]
 ) -> tuple[int, ...]:
     """Round the wish up to the pooling grid; cut a region into equal tiles without a wish."""
+    package = session.package
     steps = package.config.multiple_of
-    if tile is None:
+    if tile is None and session.device == "cuda":
+        sizes = list(region)
+    elif tile is None:
         most = _TILE[package.n_axes]
         sizes = [math.ceil(n / math.ceil(n / most)) for n in region]
     else:
@@ -333,8 +364,14 @@ def _tile_size(
     return tuple(math.ceil(size / step) * step for size, step in zip(sizes, steps, strict=True))
 
 
-def _block_size(block: Sequence[int] | int | None, package: Package) -> list[int]:
-    """Side of a block: the wish, or what keeps its embedding within some hundred megabytes."""
+def _block_size(block: Sequence[int] | int | None, session: EmbeddingSession) -> list[int]:
+    """Side of a block: the wish, or what keeps its embedding within some hundred megabytes.
+
+    On a GPU a block goes through the network as one tile, so that its embedding may stay there.
+    """
+    package = session.package
+    if block is None and session.device == "cuda":
+        return [_TILE[package.n_axes]] * package.n_axes
     if block is not None:
         return _per_axis(block, package.n_axes, "block")
     channels = package.embedding_dim * (1 + package.has_momentum) + package.has_foreground_head
