@@ -455,3 +455,35 @@ def test_a_list_is_no_image(load_tiny, monkeypatch):
     with pytest.raises(ImageError) as error:
         segment([[1, 2]], load_tiny("package"))
     assert str(error.value) == "image is a list: expected a NumPy array or an xarray.DataArray"
+
+
+# An embedding that stays on the device. The device is the CPU here, by another name.
+
+
+@pytest.mark.parametrize("kind", ["package", "momentum", "volume"])
+@pytest.mark.parametrize("method", [MeanShift(), Hdbscan()], ids=lambda method: method.method)
+def test_instances_are_the_same_where_embeddings_stay_on_the_device(
+    open_tiny, paint, kind, method, monkeypatch
+):
+    session = open_tiny(kind)
+    image = paint(n_axes=session.package.n_axes)[0]
+    recipe = session.package.config.recipe.model_copy(
+        update={"clustering": method, "window": (16,) * image.ndim}
+    )
+    expected = segment(image, session, recipe=recipe)
+    assert expected.max() > 0
+    left = []
+    on_cpu = session._run
+
+    def run(tile, _):
+        left.append(tile.shape)
+        return on_cpu(tile, "cpu")
+
+    assert session.dense_steps  # opened for the CPU
+    monkeypatch.setattr(session, "_run", run)
+    monkeypatch.setattr(session, "device", "cuda")
+    monkeypatch.setattr(EmbeddingSession, "embed", None)  # nothing may come to the host
+    assert (segment(image, session, recipe=recipe) == expected).all()
+    assert len(left) == 1
+    assert (segment(image, session, recipe=recipe, block=16) == expected).all()
+    assert len(left) > 2

@@ -2,16 +2,21 @@
 
 import ctypes
 import logging
+import sys
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
 
-from spoco_zoo.errors import DeviceError, PackageError
+from spoco_zoo import session as room
+from spoco_zoo.errors import DeviceError, MissingExtraError, PackageError, SettingError
 from spoco_zoo.normalization import fit_affine
 from spoco_zoo.package import load_package
-from spoco_zoo.session import EmbeddingSession, find_gpu
+from spoco_zoo.session import EmbeddingSession, convert_to_half, find_gpu
+from spoco_zoo.simulation import simulate_nuclei
 
+SHIPPED = Path(__file__).resolve().parent.parent / "weights" / "nuclei-2d"
 OFFERS_CUDA = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 
 
@@ -76,6 +81,200 @@ def test_a_view_in_any_order_gives_the_same(load_tiny):
         wide = session.embed(image.astype(np.float64)).embedding
     assert (plain == turned).all()
     assert (plain == wide).all()
+
+
+@pytest.mark.parametrize("kind", ["package", "momentum", "volume"])
+def test_outputs_can_stay_where_they_were_computed(load_tiny, kind):
+    package = load_tiny(kind)
+    image = np.load(package.location / "test_input.npy")[0]
+    with EmbeddingSession(package, "cpu") as session:
+        expected = session.embed(image)
+        values = session.embed_on_device(image)
+    assert tuple(values) == package.outputs
+    for value in values.values():
+        assert value.device_name() == "cpu"
+        assert value.data_type() == "tensor(float)"
+    assert tuple(values["embedding"].shape()) == (1, *expected.embedding.shape)
+    assert (values["embedding"].numpy()[0] == expected.embedding).all()
+    assert (values["foreground"].numpy()[0, 0] == expected.probability).all()
+    if package.has_momentum:
+        assert (values["momentum_embedding"].numpy()[0] == expected.momentum_embedding).all()
+
+
+def test_what_was_embedded_stays_when_the_next_tile_is(load_tiny):
+    image = np.random.default_rng(0).random((1, 12, 14), np.float32)
+    with EmbeddingSession(load_tiny("package"), "cpu") as session:
+        found, values = session.embed(image), session.embed_on_device(image)
+        before = found.embedding.copy()
+        for _ in range(3):
+            session.embed(np.ones_like(image))
+    assert (found.embedding == before).all()
+    assert (values["embedding"].numpy()[0] == before).all()
+
+
+# --- memory
+
+
+def test_every_session_has_an_arena_of_its_own(monkeypatch):
+    offered = []
+    monkeypatch.setattr(room, "_offer_arena", offered.append)
+    options = onnxruntime.SessionOptions()
+    with room._roomy_arena(options):
+        assert offered == [-1, 2**31 - 1]
+        assert options.get_session_config_entry("session.use_env_allocators") == "1"
+    assert offered == [-1, 2**31 - 1, -1]  # so that no other session shares it
+
+
+def test_an_arena_that_cannot_be_replaced_is_not_used(monkeypatch, load_tiny):
+    """Older versions of ONNX Runtime take one for the whole process and never let it go."""
+    offered = []
+
+    def offer(_, config):
+        offered.append(config.initial_chunk_size_bytes)
+        if len(offered) > 1:
+            raise RuntimeError("An allocator for this device has already been registered")
+
+    monkeypatch.setattr(onnxruntime, "create_and_register_allocator", offer)
+    options = onnxruntime.SessionOptions()
+    with room._roomy_arena(options):
+        pass
+    assert offered == [-1, 2**31 - 1, -1]
+    with pytest.raises(RuntimeError):
+        options.get_session_config_entry("session.use_env_allocators")
+    with EmbeddingSession(load_tiny("package"), "cpu") as session:
+        assert session.embed(np.zeros((1, 2, 2), np.float32)).embedding.shape == (2, 2, 2)
+
+
+# --- precision
+
+
+@pytest.mark.parametrize("name", ["half", "Float16", ""])
+def test_an_unknown_precision_is_refused(load_tiny, name):
+    with pytest.raises(SettingError) as error:
+        EmbeddingSession(load_tiny("package"), "cpu", precision=name)
+    assert str(error.value) == f"precision is {name}: expected float32 or float16"
+
+
+def test_float16_is_not_for_the_cpu(load_tiny):
+    with pytest.raises(DeviceError) as error:
+        EmbeddingSession(load_tiny("package"), "cpu", precision="float16")
+    assert str(error.value) == (
+        "precision is float16 on the device cpu, which does not compute in it: "
+        "expected cuda; use precision float32"
+    )
+
+
+@pytest.mark.usefixtures("broken_gpu")
+def test_float16_is_not_computed_on_the_cpu_instead(load_tiny, caplog):
+    pytest.importorskip("onnx")
+    with pytest.raises(DeviceError) as error:
+        EmbeddingSession(load_tiny("package"), "auto", precision="float16")
+    assert str(error.value).startswith("precision is float16 on the device cpu")
+    assert caplog.messages == []
+
+
+def elements_of(content):
+    """Types of the inputs and outputs, and of the weights, of a network."""
+    onnx = pytest.importorskip("onnx")
+    graph = onnx.load_model_from_string(content).graph
+    name = onnx.TensorProto.DataType.Name
+    ends = [name(v.type.tensor_type.elem_type) for v in (*graph.input, *graph.output)]
+    return set(ends), {name(tensor.data_type) for tensor in graph.initializer}
+
+
+@pytest.mark.parametrize("kind", ["package", "momentum", "volume"])
+def test_half_a_tiny_network_gives_nearly_the_same(load_tiny, kind):
+    pytest.importorskip("onnx")
+    package = load_tiny(kind)
+    content = package.read("weights.onnx")
+    half = convert_to_half(content)
+    assert elements_of(content) == ({"FLOAT"}, {"FLOAT"})
+    assert elements_of(half)[0] == {"FLOAT"}
+    assert "FLOAT16" in elements_of(half)[1]
+    image = np.load(package.location / "test_input.npy")[0]
+    image = fit_affine(image, package.normalization).apply(image)
+    names = list(package.outputs)
+    expected = plain_session(content).run(names, {"image": image[None]})
+    found = plain_session(half).run(names, {"image": image[None]})
+    for values, others in zip(found, expected, strict=True):
+        assert values.dtype == np.float32
+        assert values.shape == others.shape
+        np.testing.assert_allclose(values, others, rtol=2e-3, atol=2e-3)
+
+
+def test_half_the_shipped_network_gives_nearly_the_same():
+    pytest.importorskip("onnx")
+    package = load_package(SHIPPED)
+    content = package.read("weights.onnx")
+    half = convert_to_half(content)
+    assert elements_of(half) == ({"FLOAT"}, {"FLOAT16"})
+    assert len(half) < 0.6 * len(content)
+    pixels = simulate_nuclei((96, 104), seed=0)[0][None]
+    image = fit_affine(pixels, package.normalization).apply(pixels)[None]
+    expected = plain_session(content).run(["embedding"], {"image": image})[0]
+    found = plain_session(half).run(["embedding"], {"image": image})[0]
+    assert np.median(np.abs(found - expected)) < 1e-3
+    assert np.abs(found - expected).max() < 0.02  # of a bandwidth of 1.5
+
+
+def test_float16_without_onnx_says_what_to_install(load_tiny, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    content = load_tiny("package").read("weights.onnx")
+    with pytest.raises(MissingExtraError) as error:
+        convert_to_half(content)
+    assert str(error.value) == "precision float16 needs onnx: pip install 'spoco-zoo[cuda]'"
+    with pytest.raises(MissingExtraError):
+        room._open(load_tiny("package"), "cuda", None, "float16")
+
+
+def test_a_network_that_cannot_be_converted_is_told(load_tiny, monkeypatch):
+    def fail(_):
+        raise ValueError("words of the converter\nand more")
+
+    monkeypatch.setattr(room, "convert_to_half", fail)
+    package = load_tiny("package")
+    with pytest.raises(PackageError) as error:
+        room._open(package, "cuda", None, "float16")
+    assert str(error.value) == (
+        f"{package.location / 'weights.onnx'}: cannot be converted to float16 "
+        "(words of the converter): use precision float32"
+    )
+
+
+@pytest.fixture
+def open_half():
+    """Open a float16 session on the CPU, which users may not."""
+    pytest.importorskip("onnx")
+
+    def open_session(package):
+        session = EmbeddingSession(package, "cpu")
+        session._session = room._open(package, "cpu", None, "float16")
+        session.precision = "float16"
+        return session
+
+    return open_session
+
+
+def test_a_float16_session_gives_float32(load_tiny, open_half):
+    package = load_tiny("package")
+    image = np.random.default_rng(0).random((1, 12, 14), np.float32)
+    with open_half(package) as session, EmbeddingSession(package, "cpu") as other:
+        found, expected = session.embed(image), other.embed(image)
+    assert found.embedding.dtype == found.probability.dtype == np.float32
+    np.testing.assert_allclose(found.embedding, expected.embedding, rtol=2e-3, atol=2e-3)
+
+
+def test_numbers_beyond_float16_are_refused(load_tiny, open_half):
+    package = load_tiny("package")
+    image = np.full((1, 4, 6), 1e6, np.float32)
+    with EmbeddingSession(package, "cpu") as session:
+        assert np.isfinite(session.embed(image).embedding).all()
+    with open_half(package) as session, pytest.raises(PackageError) as error:
+        session.embed(image)
+    assert str(error.value) == (
+        f"{package.location}: output embedding is not finite in float16: the network computes "
+        "with larger numbers than that holds; use precision float32"
+    )
 
 
 # --- devices
@@ -201,6 +400,8 @@ def test_a_closed_session_says_so(load_tiny):
     with pytest.raises(PackageError) as error:
         session.embed(np.zeros((1, 2, 2), np.float32))
     assert str(error.value) == "Tiny: the session is closed: open a new one"
+    with pytest.raises(PackageError):
+        session.embed_on_device(np.zeros((1, 2, 2), np.float32))
 
 
 @pytest.mark.parametrize("content", [b"", b"words", b"\x08\x08\x12"])
@@ -288,7 +489,10 @@ def test_a_network_that_fails_is_told_with_the_shape(load_tiny, shape):
     package = load_tiny("package")
     image = np.zeros(shape, np.float32)
     plain = plain_session(package.read("weights.onnx"))
-    reason = reason_of(lambda: plain.run(list(package.outputs), {"image": image[None]}))
+    binding = plain.io_binding()
+    binding.bind_cpu_input("image", image[None])
+    binding.bind_output("embedding", "cpu")
+    reason = reason_of(lambda: plain.run_with_iobinding(binding))
     with EmbeddingSession(package, "cpu") as session, pytest.raises(PackageError) as error:
         session.embed(image)
     assert str(error.value) == (
@@ -297,7 +501,10 @@ def test_a_network_that_fails_is_told_with_the_shape(load_tiny, shape):
     )
 
 
-def test_weights_in_files_beside_the_network_are_not_read(tiny_package, edit_rdf, monkeypatch):
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_weights_in_files_beside_the_network_are_not_read(
+    tiny_package, edit_rdf, monkeypatch, precision
+):
     """ONNX may point to other files, which no hash of ours would cover."""
     onnx = pytest.importorskip("onnx")
     model = onnx.load(tiny_package / "weights.onnx")
@@ -310,8 +517,9 @@ def test_weights_in_files_beside_the_network_are_not_read(tiny_package, edit_rdf
     (tiny_package / "weights.onnx").write_bytes(model.SerializeToString())
     edit_rdf(tiny_package)
     monkeypatch.chdir(tiny_package)
+    monkeypatch.setattr(room, "convert_to_half", None)  # does not come that far
     with pytest.raises(PackageError) as error:
-        EmbeddingSession(load_package(tiny_package), "cpu")
+        room._open(load_package(tiny_package), "cpu", None, precision)
     assert str(error.value).startswith(
         f"{tiny_package / 'weights.onnx'}: ONNX Runtime cannot open it ("
     )

@@ -7,7 +7,9 @@ the same:
     python -m spoco_zoo.packaging.dense
 """
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,7 +18,8 @@ from onnx import TensorProto, helper, numpy_helper
 from spoco_zoo.packaging.graphs import OPSET
 
 FOLDER = Path(__file__).parents[1] / "graphs"
-_FLOAT, _INT, _BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
+_FLOAT, _INT, _BOOL = int(TensorProto.FLOAT), int(TensorProto.INT64), int(TensorProto.BOOL)
+_Described = tuple[int, Sequence[str | int]]  # type and shape of a tensor
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -27,7 +30,7 @@ class _Graph:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
 
-    def add(self, kind: str, *inputs: str, **attributes: object) -> str:
+    def add(self, kind: str, *inputs: str, **attributes: Any) -> str:  # noqa: ANN401
         """Add a node with one output; its name."""
         name = f"{kind.lower()}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(kind, list(inputs), [name], **attributes))
@@ -43,8 +46,8 @@ class _Graph:
     def finish(
         self,
         name: str,
-        inputs: dict[str, tuple[int, list[str | int]]],
-        output: tuple[str, int, list[str | int]],
+        inputs: dict[str, _Described],
+        output: tuple[str, int, Sequence[str | int]],
     ) -> bytes:
         """The model as bytes; `output` is the last node, its type and its shape."""
         last, kind, shape = output
@@ -83,7 +86,7 @@ _PLACES = (_INT, ["n"])
 _CENTERS = (_FLOAT, ["m", "e"])
 
 
-def _whole(n_axes: int) -> tuple[int, list[str | int]]:
+def _whole(n_axes: int) -> _Described:
     return _FLOAT, [1, "e", *(f"whole_{axis}" for axis in "zyx"[-n_axes:])]
 
 
