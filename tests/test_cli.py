@@ -346,6 +346,24 @@ def test_the_threshold_of_foreground_can_be_changed(call, image_folder, tmp_path
     assert "threshold is 2.0" in result.err
 
 
+def test_a_smaller_block_changes_nothing(call, image_folder, tmp_path):
+    image = image_folder / "c.tif"
+    call("run", TINY, image, "-o", tmp_path / "whole.tif")
+    result = call("run", TINY, image, "-o", tmp_path / "cut.tif", "--block", "24", "--tile", "16")
+    assert result.code == 0
+    assert (read_labels(tmp_path / "cut.tif") == read_labels(tmp_path / "whole.tif")).all()
+
+
+def test_half_precision_on_a_cpu_is_refused(call, image_folder, tmp_path):
+    result = call(
+        *("run", TINY, image_folder, "-o", tmp_path / "labels"),
+        *("--device", "cpu", "--precision", "float16"),
+    )
+    assert result.code == 1
+    assert result.err.startswith("Error: precision is float16 on the device cpu")
+    assert result.err.count("\n") == 1
+
+
 # --- run refuses
 
 
