@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from spoco_zoo.package import Package
     from spoco_zoo.recipe import Recipe
-    from spoco_zoo.session import EmbeddingSession
     from spoco_zoo.training import StepReport
 
 app = typer.Typer(
@@ -183,15 +182,16 @@ def run(
     from concurrent.futures import ThreadPoolExecutor
 
     from spoco_zoo.images import find_images
+    from spoco_zoo.jobs import RunWishes, find_masks, name_targets, run_one
     from spoco_zoo.package import load_package
     from spoco_zoo.session import EmbeddingSession
 
     loaded = load_package(package)
     changes = _Changes(method, bandwidth, min_size, threshold)
     recipe = _change_recipe(loaded, changes, has_mask=mask is not None)
-    targets = _name_targets(find_images(inputs), out, overlay=overlay)
-    masks = _find_masks([source for source, _ in targets], mask)
-    wishes = _RunWishes(recipe, tile, block, overlay, overwrite)
+    targets = name_targets(find_images(inputs), out, overlay=overlay)
+    masks = find_masks([source for source, _ in targets], mask)
+    wishes = RunWishes(recipe, tile, block, overlay, overwrite)
     failed = 0
     session = EmbeddingSession(loaded, device, precision=precision)
     with session, _progress_bar() as bar:
@@ -200,7 +200,7 @@ def run(
         pool = ThreadPoolExecutor(2)
         try:
             counts = [
-                pool.submit(_run_one, session, source, target, masks[source], wishes)
+                pool.submit(run_one, session, source, target, masks[source], wishes)
                 for source, target in targets
             ]
             for (source, target), count in zip(targets, counts, strict=True):
@@ -268,53 +268,6 @@ class _Changes:
     threshold: float | None
 
 
-@dataclass(frozen=True)
-class _RunWishes:
-    """What is the same for all images of a `run`."""
-
-    recipe: "Recipe"
-    tile: int | None
-    block: int | None
-    overlay: bool
-    overwrite: bool
-
-
-def _run_one(
-    session: "EmbeddingSession",
-    source: Path,
-    target: Path,
-    mask: Path | None,
-    wishes: _RunWishes,
-) -> int:
-    """Segment one file; the count of its instances."""
-    from spoco_zoo.figures import overlay as draw
-    from spoco_zoo.figures import write_png
-    from spoco_zoo.files import refuse_existing
-    from spoco_zoo.images import read_image, read_labels, write_labels
-    from spoco_zoo.segmentation import segment
-
-    picture = _picture_of(target)
-    for path in (target, picture) if wishes.overlay else (target,):
-        refuse_existing(path, overwrite=wishes.overwrite)
-    image = read_image(source, session.package.n_axes)
-    foreground = None if mask is None else read_labels(mask)
-    try:
-        labels = segment(
-            image.pixels,
-            session,
-            recipe=wishes.recipe,
-            mask=foreground,
-            tile=wishes.tile,
-            block=wishes.block,
-        )
-    except ImageError as error:
-        raise ImageError(f"{source}: {error}") from error
-    if wishes.overlay:
-        write_png(picture, draw(image.pixels, labels), overwrite=wishes.overwrite)
-    write_labels(target, labels, image.scale_um, overwrite=wishes.overwrite)
-    return int(labels.max(initial=0))
-
-
 def _change_recipe(package: "Package", changes: _Changes, *, has_mask: bool) -> "Recipe":
     """Apply the flags to the recipe of the package."""
     from pydantic import ValidationError
@@ -357,61 +310,6 @@ def _change_threshold(package: "Package", threshold: float, *, has_mask: bool) -
         "threshold": threshold,
         "core_threshold": None if core is None else max(core, threshold),
     }
-
-
-def _find_masks(sources: list[Path], mask: Path | None) -> dict[Path, Path | None]:
-    """Say which mask belongs to which image."""
-    from spoco_zoo.images import find_images, stem_of
-
-    if mask is None:
-        return dict.fromkeys(sources)
-    if not mask.is_dir():
-        if len(sources) > 1:
-            raise SettingError(
-                f"--mask is {mask} for {len(sources)} images: expected a folder of masks, "
-                "each of the name of its image"
-            )
-        return {sources[0]: mask}
-    masks = {stem_of(path): path for path in find_images([str(mask)])}
-    missing = [source for source in sources if stem_of(source) not in masks]
-    if missing:
-        raise SettingError(
-            f"--mask is {mask}, which has no mask for {missing[0]}: expected one of its name "
-            "for each image"
-        )
-    return {source: masks[stem_of(source)] for source in sources}
-
-
-def _name_targets(sources: list[Path], out: Path, *, overlay: bool) -> list[tuple[Path, Path]]:
-    """Say where the labels of each image go; no two to one place, none over an image."""
-    from spoco_zoo.images import stem_of
-
-    if len(sources) == 1 and out.suffix.lower() in (".tif", ".tiff"):
-        targets = [(sources[0], out)]
-    else:
-        if out.suffix.lower() in (".tif", ".tiff") or out.is_file():
-            raise SettingError(
-                f"--out is {out} for {len(sources)} images: expected a folder for their labels"
-            )
-        targets = [(source, out / f"{stem_of(source)}.tif") for source in sources]
-    taken: dict[Path, Path] = {}
-    images = {source.resolve() for source in sources}
-    for source, target in targets:
-        for path in (target, _picture_of(target)) if overlay else (target,):
-            if path.resolve() in images:
-                raise SettingError(f"--out would replace the image {path}: choose another folder")
-        if target in taken:
-            raise SettingError(
-                f"{taken[target]} and {source} would both be written to {target}: "
-                "run them into separate folders"
-            )
-        taken[target] = source
-    return targets
-
-
-def _picture_of(target: Path) -> Path:
-    """Say where the overlay of a label image goes."""
-    return target.parent / "overlays" / f"{target.stem}.png"
 
 
 class _Interrupt:
