@@ -5,6 +5,7 @@ device; only places, centres and answers travel. The graphs lie beside this modu
 written by `packaging.dense`.
 """
 
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -29,7 +30,7 @@ class DenseSteps:
         self._provider = provider
         self._open = cache(self._open_graph)
 
-    def run(self, name: str, embedding: Any, **given: np.ndarray) -> np.ndarray:  # noqa: ANN401
+    def run(self, name: str, embedding: Any, given: Mapping[str, np.ndarray]) -> np.ndarray:  # noqa: ANN401
         """Run a graph on an embedding (`onnxruntime.OrtValue`) that stays where it is."""
         session = self._open(f"{name}_{len(embedding.shape()) - 2}d")
         binding = session.io_binding()
@@ -73,16 +74,16 @@ class DevicePixels:
 
     def is_finite(self) -> bool:
         """Whether there is no NaN and no infinity."""
-        return bool(self._steps.run("finite", self._embedding, **self._bounds()) == 0)
+        return bool(self._steps.run("finite", self._embedding, self._bounds()) == 0)
 
     def points(self, places: Places) -> Points:
         """Embeddings of some pixels."""
-        return self._steps.run("points", self._embedding, places=self._move(places))
+        return self._steps.run("points", self._embedding, {"places": self._move(places)})
 
     def squares(self, places: Places, index: Places, centers: Centers) -> Float[np.ndarray, " n"]:
         """Squared distance of each pixel from the centre that its index names."""
         given = {"places": self._move(places), "index": index, "centers": centers}
-        return self._steps.run("squares", self._embedding, **given)
+        return self._steps.run("squares", self._embedding, given)
 
     def nearest(
         self, places: Places, centers: Centers, reach: Float[np.ndarray, " m"]
@@ -94,13 +95,13 @@ class DevicePixels:
                 part = self._move(places[start : start + _PIXELS_AT_ONCE])
                 given = {"places": part, "centers": centers, "reach": reach}
                 nearest[start : start + len(part)] = self._steps.run(
-                    "nearest", self._embedding, **given
+                    "nearest", self._embedding, given
                 )
         return nearest
 
     def steps(self, mask: Mask) -> Float[np.ndarray, "*space"]:
         """Distance of each pixel from its nearer neighbour in the mask, on the worst axis."""
-        return self._steps.run("steps", self._embedding, **self._bounds(), mask=mask)
+        return self._steps.run("steps", self._embedding, self._bounds() | {"mask": mask})
 
     def _move(self, places: Places) -> Places:
         """Places in the box, as places in the whole array."""

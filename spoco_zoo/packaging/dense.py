@@ -7,7 +7,7 @@ the same:
     python -m spoco_zoo.packaging.dense
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +30,10 @@ class _Graph:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
 
-    def add(self, kind: str, *inputs: str, **attributes: Any) -> str:  # noqa: ANN401
-        """Add a node with one output; its name."""
+    def add(self, kind: str, *inputs: str, words: Mapping[str, Any] | None = None) -> str:
+        """Add a node with one output and these attributes; its name."""
         name = f"{kind.lower()}_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(kind, list(inputs), [name], **attributes))
+        self.nodes.append(helper.make_node(kind, list(inputs), [name], **(words or {})))
         return name
 
     def hold(self, value: np.ndarray | float) -> str:
@@ -94,7 +94,9 @@ def _gather(graph: _Graph) -> str:
     """Embeddings of the pixels at `places`, (n, e)."""
     flat = graph.add("Reshape", "embedding", graph.hold(np.array([0, 0, -1])))
     flat = graph.add("Squeeze", flat, graph.hold(np.array([0])))
-    return graph.add("Transpose", graph.add("Gather", flat, "places", axis=1), perm=[1, 0])
+    return graph.add(
+        "Transpose", graph.add("Gather", flat, "places", words={"axis": 1}), words={"perm": [1, 0]}
+    )
 
 
 def _points(n_axes: int) -> bytes:
@@ -108,33 +110,35 @@ def _points(n_axes: int) -> bytes:
 
 def _squares(n_axes: int) -> bytes:
     graph = _Graph()
-    own = graph.add("Gather", "centers", "index", axis=0)
+    own = graph.add("Gather", "centers", "index", words={"axis": 0})
     offset = graph.add("Sub", _gather(graph), own)
     return graph.finish(
         f"squares_{n_axes}d",
         {"embedding": _whole(n_axes), "places": _PLACES, "index": _PLACES, "centers": _CENTERS},
-        (graph.add("ReduceSumSquare", offset, axes=[1], keepdims=0), _FLOAT, ["n"]),
+        (graph.add("ReduceSumSquare", offset, words={"axes": [1], "keepdims": 0}), _FLOAT, ["n"]),
     )
 
 
 def _nearest(n_axes: int) -> bytes:
     graph = _Graph()
     # far from 0, distances lose digits
-    origin = graph.add("ReduceMean", "centers", axes=[0], keepdims=1)
+    origin = graph.add("ReduceMean", "centers", words={"axes": [0], "keepdims": 1})
     centers = graph.add("Sub", "centers", origin)
     points = graph.add("Sub", _gather(graph), origin)
-    products = graph.add("MatMul", centers, graph.add("Transpose", points, perm=[1, 0]))
-    lengths = graph.add("ReduceSumSquare", points, axes=[1], keepdims=0)
-    squares = graph.add("ReduceSumSquare", centers, axes=[1], keepdims=1)
+    products = graph.add("MatMul", centers, graph.add("Transpose", points, words={"perm": [1, 0]}))
+    lengths = graph.add("ReduceSumSquare", points, words={"axes": [1], "keepdims": 0})
+    squares = graph.add("ReduceSumSquare", centers, words={"axes": [1], "keepdims": 1})
     doubled = graph.add("Mul", products, graph.hold(-2.0))
     distances = graph.add("Add", graph.add("Add", doubled, lengths), squares)
-    best = graph.add("ArgMin", distances, axis=0, keepdims=0)
-    shortest = graph.add("ReduceMin", distances, axes=[0], keepdims=0)
+    best = graph.add("ArgMin", distances, words={"axis": 0, "keepdims": 0})
+    shortest = graph.add("ReduceMin", distances, words={"axes": [0], "keepdims": 0})
     # rounding must not cut off the member that a reach was measured on
-    largest = graph.add("ReduceMax", squares, axes=[0, 1], keepdims=0)
+    largest = graph.add("ReduceMax", squares, words={"axes": [0, 1], "keepdims": 0})
     slack = graph.add("Mul", largest, graph.hold(float(8 * np.finfo(np.float32).eps)))
     within = graph.add("Add", graph.add("Mul", "reach", "reach"), slack)
-    reached = graph.add("LessOrEqual", shortest, graph.add("Gather", within, best, axis=0))
+    reached = graph.add(
+        "LessOrEqual", shortest, graph.add("Gather", within, best, words={"axis": 0})
+    )
     return graph.finish(
         f"nearest_{n_axes}d",
         {
@@ -163,7 +167,9 @@ def _steps(n_axes: int) -> bytes:
 
         before, after = cut(part, first, last, axis + 2), cut(part, second, end, axis + 2)
         squares = graph.add(
-            "ReduceSumSquare", graph.add("Sub", after, before), axes=[0, 1], keepdims=0
+            "ReduceSumSquare",
+            graph.add("Sub", after, before),
+            words={"axes": [0, 1], "keepdims": 0},
         )
         both = graph.add("And", cut("mask", first, last, axis), cut("mask", second, end, axis))
         step = graph.add("Where", both, graph.add("Sqrt", squares), far)
@@ -192,7 +198,7 @@ def _finite(n_axes: int) -> bytes:
     axes = np.arange(2, 2 + n_axes)
     part = graph.add("Slice", "embedding", "starts", "stops", graph.hold(axes))
     nothing = graph.add("Mul", part, graph.hold(0.0))
-    total = graph.add("ReduceSum", nothing, keepdims=0)
+    total = graph.add("ReduceSum", nothing, words={"keepdims": 0})
     return graph.finish(
         f"finite_{n_axes}d",
         {
