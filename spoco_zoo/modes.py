@@ -84,7 +84,9 @@ def hdbscan(
 ) -> Int[np.ndarray, " n"]:
     """Cluster points of any density (McInnes et al. 2017): a number from 0 for each, -1 for noise.
 
-    One compact cloud is one cluster; HDBSCAN by itself would call it noise.
+    HDBSCAN by itself never chooses the only cluster there is and calls all of it noise. So a
+    compact cloud is one cluster, and where all would be noise, so are the points within epsilon
+    of the median if they are most.
 
     Args:
         points: The embeddings, at least one.
@@ -99,13 +101,18 @@ def hdbscan(
         return np.zeros(len(points), np.intp)
     if len(points) <= min_size:
         return np.full(len(points), -1)
-    found = HDBSCAN(
+    fitted = HDBSCAN(
         min_cluster_size=max(min_size, 2),
         min_samples=min_samples,
         cluster_selection_epsilon=epsilon,
         core_dist_n_jobs=1,
     ).fit_predict(points)
-    return np.asarray(found, np.intp)
+    found = np.asarray(fitted, np.intp)
+    if (found < 0).all():
+        is_near = np.linalg.norm(points - np.median(points, axis=0), axis=1) <= epsilon
+        if is_near.sum() >= max(min_size, len(points) / 2):
+            return np.where(is_near, 0, -1)
+    return found
 
 
 def find_means(
