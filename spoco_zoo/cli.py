@@ -174,7 +174,7 @@ def run(
     device: Annotated[Device, typer.Option(help="Where to compute.")] = "auto",
     precision: Annotated[
         Literal["float32", "float16"],
-        typer.Option(help="float16 on cuda takes half the memory; instances may differ a little."),
+        typer.Option(help="float16 is for cuda; instances may then differ a little."),
     ] = "float32",
     overwrite: Overwrite = False,
 ) -> None:
@@ -191,11 +191,13 @@ def run(
     recipe = _change_recipe(loaded, changes, has_mask=mask is not None)
     targets = name_targets(find_images(inputs), out, overlay=overlay)
     masks = find_masks([source for source, _ in targets], mask)
-    wishes = RunWishes(recipe, tile, block, overlay, overwrite)
     failed = 0
     session = EmbeddingSession(loaded, device, precision=precision)
     with session, _progress_bar() as bar:
         task = bar.add_task(f"{loaded.name} on {session.device}", total=len(targets), detail="")
+        # of a single image the tiles are counted, else the images
+        count_tiles = _show_tiles(bar, task) if len(targets) == 1 else None
+        wishes = RunWishes(recipe, tile, block, overlay, overwrite, count_tiles)
         # while one image is in the network, the other is read, clustered or written
         pool = ThreadPoolExecutor(2)
         try:
@@ -218,7 +220,8 @@ def run(
                             f"{source}: does not fit into memory: use a smaller --tile and --block"
                         )
                     )
-                bar.advance(task)
+                if count_tiles is None:
+                    bar.advance(task)
         finally:
             pool.shutdown(cancel_futures=True)
     typer.echo(f"{len(targets) - failed} of {len(targets)} images done", err=bool(failed))
@@ -344,6 +347,11 @@ def _show_step(bar: "Progress", task: "TaskID") -> Callable[["StepReport"], None
             bar.console.print(f"step {report.step}: validation AP {report.score:.3f}")
 
     return show
+
+
+def _show_tiles(bar: "Progress", task: "TaskID") -> Callable[[int, int], None]:
+    """Make the callback that shows the tiles of an image on the bar."""
+    return lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _progress_bar() -> "Progress":

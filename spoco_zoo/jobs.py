@@ -10,7 +10,7 @@ from spoco_zoo.errors import ImageError, SettingError
 from spoco_zoo.files import refuse_existing
 from spoco_zoo.images import find_images, read_image, read_labels, stem_of, write_labels
 from spoco_zoo.recipe import Recipe
-from spoco_zoo.segmentation import segment
+from spoco_zoo.segmentation import Progress, segment
 from spoco_zoo.session import EmbeddingSession
 
 
@@ -23,6 +23,7 @@ class RunWishes:
     block: int | None
     overlay: bool
     overwrite: bool
+    progress: Progress | None = None  # of the tiles of an image
 
 
 def run_one(
@@ -49,6 +50,7 @@ def run_one(
             mask=foreground,
             tile=wishes.tile,
             block=wishes.block,
+            progress=wishes.progress,
         )
     except ImageError as error:
         raise ImageError(f"{source}: {error}") from error
