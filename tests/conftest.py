@@ -1,4 +1,4 @@
-"""Small worlds for the tests: hand-made packages, painted images with a known answer, a run.
+"""Small worlds for the tests: hand-made packages, images and embeddings of known answer, a run.
 
 What the packages compute stands in `data/make_tiny_package.py`. Every test gets copies of its
 own, so it may damage them.
@@ -20,10 +20,13 @@ import numpy as np
 import pytest
 import tifffile
 import yaml
+from scipy import ndimage
 
 import spoco_zoo
+from spoco_zoo.clustering import cluster
 from spoco_zoo.labels import relabel
 from spoco_zoo.package import load_package
+from spoco_zoo.recipe import Recipe
 
 DATA = Path(__file__).parent / "data"
 
@@ -120,6 +123,89 @@ def paint():
 def painted(paint):
     """The painted image of discs, and its truth."""
     return paint()
+
+
+@pytest.fixture(scope="session")
+def world():
+    """Label touching blocks in one corner, and two balls far from them and from each other."""
+
+    def make(n_axes):
+        side, block, n = (60, 8, 3) if n_axes == 2 else (20, 5, 2)
+        labels = np.zeros((side,) * n_axes, np.uint32)
+        for number, corner in enumerate(np.ndindex((n,) * n_axes), start=1):
+            labels[tuple(slice(1 + block * k, 1 + block * (k + 1)) for k in corner)] = number
+        here = np.indices(labels.shape)
+        for number, place in ((n**n_axes + 1, (0.2, 0.8)), (n**n_axes + 2, (0.8, 0.25))):
+            centre = [place[min(axis, 1)] * side for axis in range(n_axes)]
+            distance = sum((a - c) ** 2 for a, c in zip(here, centre, strict=True))
+            labels[distance < (side / 7) ** 2] = number
+        return labels
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def stripes():
+    """Label a line of touching instances, 1, 2, ..., of these widths."""
+
+    def make(*widths, height=20):
+        line = np.repeat(np.arange(1, len(widths) + 1, dtype=np.uint32), widths)
+        return line[None].repeat(height, 0)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def embedding_of():
+    """Embed labels: centres at least 2 apart, one an instance and one for background, and noise.
+
+    The last two instances are twins that share one centre.
+    """
+
+    def make(labels, e=8, spread=0.05, seed=0, *, twins=True):
+        random = np.random.default_rng(seed)
+        n = int(labels.max())
+        centres = np.zeros((n + 1, e), np.float32)
+        centres[:, 0] = random.permutation(n + 1) * 2
+        rotation, _ = np.linalg.qr(random.normal(size=(e, e)))
+        centres = centres @ rotation
+        if twins:
+            centres[n] = centres[n - 1]
+        noise = random.uniform(-spread, spread, (*labels.shape, e)) / np.sqrt(e)
+        return np.moveaxis(centres[labels] + noise, -1, 0).astype(np.float32)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def blurred_embedding_of():
+    """Embed labels as a network does: the centres flow into each other over some pixels."""
+
+    def make(labels, sigma):
+        centres = 2.83 * np.eye(int(labels.max()) + 1, 8)  # 4 apart, as a margin of 2 makes them
+        sharp = np.moveaxis(centres[labels], -1, 0)
+        blurred = ndimage.gaussian_filter(sharp, (0,) + (sigma,) * labels.ndim)
+        noise = np.random.default_rng(1).uniform(-0.05, 0.05, blurred.shape)
+        return (blurred + noise).astype(np.float32)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def of_values():
+    """Embed labels in one dimension, a value for each label from 0 up."""
+    return lambda labels, *values: np.array(values, np.float32)[labels][None]
+
+
+@pytest.fixture(scope="session")
+def run():
+    """Cluster the foreground of a label image by an embedding."""
+
+    def find(labels, embedding, method, momentum_embedding=None, **recipe):
+        momentum = embedding if momentum_embedding is None else momentum_embedding
+        return cluster(embedding, labels > 0, Recipe(clustering=method, **recipe), momentum)
+
+    return find
 
 
 @pytest.fixture
