@@ -7,6 +7,7 @@ own, so it may damage them.
 import gc
 import hashlib
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -21,6 +22,7 @@ import pytest
 import tifffile
 import yaml
 from scipy import ndimage
+from scipy.spatial import cKDTree
 
 import spoco_zoo
 from spoco_zoo.clustering import cluster
@@ -187,6 +189,41 @@ def blurred_embedding_of():
         blurred = ndimage.gaussian_filter(sharp, (0,) + (sigma,) * labels.ndim)
         noise = np.random.default_rng(1).uniform(-0.05, 0.05, blurred.shape)
         return (blurred + noise).astype(np.float32)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def scene():
+    """Make what is hard to cut into windows: the embedding of f, foreground, and that of g.
+
+    Cells of random shape fill the image, with an embedding each, blurred and noisy: a few larger
+    than any window; twins that share an embedding far apart; with gaps; under a foreground of
+    crumbs. Or combs, whose teeth meet at one side of the image alone.
+    """
+
+    def make(kind, shape, seed=0, e=4):
+        random = np.random.default_rng([seed, *shape])
+        count = max(math.prod(shape) // (1200 if kind == "large" else 90), 2)
+        seeds = random.uniform(0, shape, (count, len(shape)))
+        here = np.indices(shape)
+        cells = cKDTree(seeds).query(np.moveaxis(here, 0, -1))[1]
+        if kind == "combs":
+            cells = np.broadcast_to(here[-1] // 12, shape)
+        centres = 2 * random.normal(size=(count + shape[-1], e))
+        if kind == "twins":
+            centres = centres[random.integers(0, max(count // 3, 2), len(centres))]
+        sigma = random.choice([0.0, 0.7, 1.5])
+        f = np.moveaxis(centres[cells], -1, 0)
+        f = ndimage.gaussian_filter(f, (0,) + (sigma,) * len(shape)) if sigma else f
+        f = f + random.choice([0.05, 0.4]) / e**0.5 * random.uniform(-1, 1, f.shape)
+        g = f + 0.15 / e**0.5 * random.normal(size=f.shape)
+        foreground = {
+            "gaps": ndimage.minimum_filter(cells, 3) == ndimage.maximum_filter(cells, 3),
+            "crumbs": ndimage.gaussian_filter(random.normal(size=shape), 1) > 0,
+            "combs": (here[-1] % 6 < 4) | (here[0] > shape[0] - 4),
+        }.get(kind, np.ones(shape, dtype=bool))
+        return f.astype(np.float32), foreground, g.astype(np.float32)
 
     return make
 

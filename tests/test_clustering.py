@@ -1,14 +1,17 @@
 """Clustering of made embeddings whose instances are known."""
 
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from spoco_zoo.clustering import cluster
+from spoco_zoo.clustering import Canvas, cluster, plan_blocks
 from spoco_zoo.errors import SettingError
 from spoco_zoo.foreground import Head, find_core, find_foreground
+from spoco_zoo.fragments import cluster_block
 from spoco_zoo.labels import relabel
 from spoco_zoo.recipe import Consistency, Hdbscan, MeanShift, Recipe
 
@@ -17,6 +20,23 @@ methods = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.m
 piecewise_or_not = pytest.mark.parametrize(
     "method", [MeanShift(), Hdbscan()], ids=lambda method: method.method
 )
+
+VARIANTS = [
+    MeanShift(),
+    Hdbscan(),
+    Consistency(iou_threshold=0.4, anchors=20),
+    MeanShift(merge_distance=1.2),
+]
+variants = pytest.mark.parametrize(
+    "method", VARIANTS, ids=["mean_shift", "hdbscan", "consistency", "merging"]
+)
+KINDS = ["cells", "large", "twins", "gaps", "crumbs", "combs"]
+SHAPES = {2: (50, 41), 3: (18, 12, 17)}
+WINDOWS = {2: (16, 16), 3: (8, 8, 8)}
+BLOCKS = {
+    2: [1, (16, 32), (20, 48), (50, 1), (33, 1000)],  # the first is one window
+    3: [1, (8, 16, 8), (9, 12, 8), (1, 100, 17), (18, 1, 1)],
+}
 
 few = settings(max_examples=12, deadline=None)
 
@@ -183,6 +203,261 @@ def test_instances_joined_by_an_uncertain_bridge_are_told_apart_in_the_core():
     assert cluster(embedding, foreground, recipe).max() == 1
 
 
+# --- blocks, windows and places
+
+
+@variants
+@pytest.mark.parametrize("n_axes", [2, 3])
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_block_changes_a_pixel(scene, method, n_axes, kind):
+    f, foreground, g = scene(kind, SHAPES[n_axes])
+    recipe = Recipe(clustering=method, min_size=6, fill_reach=2, window=WINDOWS[n_axes])
+    whole = cluster(f, foreground, recipe, g, block=(1000,) * n_axes)
+    assert whole.max() > 1
+    for block in BLOCKS[n_axes]:
+        sizes = (block,) * n_axes if isinstance(block, int) else block
+        assert (cluster(f, foreground, recipe, g, block=sizes) == whole).all()
+
+
+@variants
+@pytest.mark.parametrize("n_axes", [2, 3])
+@settings(max_examples=10, deadline=None)
+@given(data=st.data())
+def test_no_block_changes_a_pixel_of_any_shape_under_any_window(scene, method, n_axes, data):
+    most = {2: 60, 3: 24}[n_axes]
+    sizes = st.tuples(*[st.integers(1, most)] * n_axes)
+    shape, blocks = data.draw(sizes), data.draw(st.lists(sizes, min_size=5, max_size=5))
+    window = data.draw(st.tuples(*[st.integers(8, 20)] * n_axes))
+    kind, seed = data.draw(st.sampled_from(KINDS)), data.draw(st.integers(0, 2**32))
+    f, foreground, g = scene(kind, shape, seed, data.draw(st.sampled_from([1, 3, 16])))
+    recipe = Recipe(
+        clustering=method,
+        min_size=data.draw(st.integers(0, 15)),
+        fill_reach=data.draw(st.integers(0, 5)),
+        window=window,
+    )
+    core = ndimage.binary_erosion(foreground) if data.draw(st.booleans()) else None
+    whole = cluster(f, foreground, recipe, g, core, (1000,) * n_axes)
+    for block in blocks:
+        assert (cluster(f, foreground, recipe, g, core, block) == whole).all()
+
+
+def test_the_tests_of_blocks_can_fail(scene):
+    """Windows that see nothing around themselves do find other clusters."""
+    f, foreground, _ = scene("cells", SHAPES[2])
+    recipe = Recipe(window=WINDOWS[2], min_size=6)
+    cut = np.zeros(SHAPES[2], np.uint32)
+    for tile in plan_blocks(cut.shape, recipe, (16, 16)):
+        region = (slice(None), *tile.write)
+        part = cluster(f[region], foreground[tile.write], recipe)
+        cut[tile.write] = part + cut.max() * (part > 0)
+    whole = cluster(f, foreground, recipe)
+    assert not (relabel(cut) == whole).all()
+
+
+@variants
+@pytest.mark.parametrize("n_axes", [2, 3])
+def test_blocks_may_come_in_any_order(scene, method, n_axes):
+    f, foreground, g = scene("twins", SHAPES[n_axes])
+    recipe = Recipe(clustering=method, min_size=6, fill_reach=2, window=WINDOWS[n_axes])
+    found = [
+        (
+            tile,
+            cluster_block(f[:, *tile.keep], foreground[tile.keep], tile, recipe, g[:, *tile.keep]),
+        )
+        for tile in plan_blocks(foreground.shape, recipe, WINDOWS[n_axes])
+    ]
+    whole = cluster(f, foreground, recipe, g)
+    for seed in range(5):
+        canvas = Canvas(foreground.shape, recipe)
+        for number in np.random.default_rng(seed).permutation(len(found)):
+            canvas.add(*found[number])
+        assert (canvas.finish(foreground) == whole).all()
+
+
+@variants
+@settings(max_examples=6, deadline=None)
+@given(st.integers(0, 2**32), st.integers(0, 15))
+def test_what_lies_far_away_changes_nothing_here(embedding_of, method, seed, place):
+    """Cells are smaller than a window, so none reaches from here to what changes."""
+    random = np.random.default_rng(seed)
+    here = np.indices((64, 64))
+    cells = here[0] // 9 * 9 + here[1] // 9 + 1
+    f = embedding_of(cells, seed=seed, twins=False)
+    corner = np.array([place // 4, place % 4]) * 16
+    window = tuple(slice(c, c + 16) for c in corner)
+    reach = 16 + 4  # a window and its margin
+    is_far = (here < corner[:, None, None] - reach) | (here >= corner[:, None, None] + 16 + reach)
+    changed = f.copy()
+    changed[:, is_far.any(axis=0)] = 9 * random.normal(size=(len(f), is_far.any(axis=0).sum()))
+    recipe = Recipe(clustering=method, window=(16, 16))
+    everywhere = np.ones((64, 64), dtype=bool)
+    before, after = (cluster(e, everywhere, recipe, e) for e in (f, changed))
+    assert not (before == after).all()
+    assert (relabel(before[window]) == relabel(after[window])).all()
+
+
+@methods
+@pytest.mark.parametrize("n_axes", [2, 3])
+@pytest.mark.parametrize("drift", [0.0, 0.1, 0.24])
+def test_an_instance_that_drifts_through_many_windows_is_one(method, n_axes, drift):
+    """Two bars along the last axis, 2 apart, over 6 windows; and slower the rest of the way."""
+    window = {2: 16, 3: 8}[n_axes]
+    truth = np.zeros((window,) * (n_axes - 1) + (6 * window,), np.uint32)
+    truth[..., 2 : window // 2, :], truth[..., window // 2 : -2, :] = 1, 2
+    f = np.random.default_rng(0).uniform(-0.02, 0.02, (3, *truth.shape))
+    f[0] += drift / window * np.arange(truth.shape[-1])
+    f[1] += 2 * (truth == 2)
+    f = f.astype(np.float32)
+    recipe = Recipe(clustering=method, window=(window,) * n_axes)
+    assert (cluster(f, truth > 0, recipe, f) == truth).all()
+
+
+@methods
+@pytest.mark.parametrize("n_axes", [2, 3])
+def test_a_ball_in_many_windows_is_one_and_so_is_what_lies_around_it(method, n_axes):
+    window = {2: 16, 3: 8}[n_axes]
+    side = {2: 4, 3: 3}[n_axes] * window
+    here = np.indices((side,) * n_axes)
+    truth = 1 + (((here - side / 2) ** 2).sum(axis=0) < (1.3 * window) ** 2).astype(np.uint32)
+    f = np.random.default_rng(0).uniform(-0.02, 0.02, (3, *truth.shape))
+    # along the diagonal of all axes, by less than half a bandwidth per window
+    f[0] += 0.24 / window * here.sum(axis=0) / n_axes**0.5
+    f[1] += 2 * (truth == 2)
+    f = f.astype(np.float32)
+    recipe = Recipe(clustering=method, window=(window,) * n_axes)
+    crossed = {tuple(place // window) for place in np.argwhere(truth == 2)}
+    assert len(crossed) >= 2**n_axes
+    assert (cluster(f, truth > 0, recipe, f) == truth).all()
+
+
+@variants
+@pytest.mark.parametrize("n_axes", [2, 3])
+def test_teeth_that_meet_outside_their_windows_are_one_comb(of_values, method, n_axes):
+    shape = {2: (60, 36), 3: (30, 9, 36)}[n_axes]
+    here = np.indices(shape)
+    truth = (here[-1] // 18 + 1).astype(np.uint32)
+    truth[(here[-1] % 6 >= 4) & (here[0] < shape[0] - 3)] = 0
+    f = of_values(truth, 9, 0, 3)
+    recipe = Recipe(clustering=method, window=WINDOWS[n_axes])
+    assert (cluster(f, truth > 0, recipe, f) == relabel(truth)).all()
+
+
+@methods
+@pytest.mark.parametrize(("n_axes", "axis"), [(2, 0), (2, 1), (3, 0), (3, 1), (3, 2)])
+@pytest.mark.parametrize("gap", [0.7, 2.0])
+def test_two_that_touch_on_a_face_of_windows_are_two(method, n_axes, axis, gap):
+    shape, window = {2: (48, 48), 3: (24, 24, 24)}[n_axes], WINDOWS[n_axes]
+    for face in range(window[axis], shape[axis], window[axis]):
+        truth = 1 + (np.indices(shape)[axis] >= face).astype(np.uint32)
+        f = np.random.default_rng(0).uniform(-0.02, 0.02, (3, *shape))
+        f[1] += gap * (truth == 2)
+        f = f.astype(np.float32)
+        recipe = Recipe(clustering=method, window=window)
+        assert (cluster(f, truth > 0, recipe, f) == truth).all()
+
+
+# --- sizes, shapes and layouts
+
+
+def lattice(rows, columns, e=2):
+    """Instances of 5 x 5 pixels, the last row and column a pixel less; and their embedding."""
+    y, x = np.indices((5 * rows - 1, 5 * columns - 1)) // 5
+    # far more places than a window sees
+    f = np.stack([2 * (y % 80), 2 * (x % 80)]).astype(np.float32)
+    return (y * columns + x + 1).astype(np.uint32), f
+
+
+@pytest.mark.parametrize("touching", [True, False])
+def test_a_hundred_thousand_instances_are_found_exactly_in_bounded_time(touching):
+    truth, f = lattice(316, 317)
+    if not touching:
+        y, x = np.indices(truth.shape) % 5
+        truth[(y == 4) | (x == 4)] = 0
+    # the time grows with the instances that one window sees
+    recipe = Recipe(window=(64, 64) if touching else None)
+    start = time.process_time()
+    labels = cluster(f, truth > 0, recipe)
+    assert time.process_time() - start < 90
+    assert labels.max() == 100_172
+    assert (labels == relabel(truth)).all()
+
+
+@methods
+@pytest.mark.parametrize("shape", [(1, 60), (60, 1), (1, 1, 60), (1, 24, 20), (24, 1, 20)])
+@pytest.mark.parametrize("e", [1, 64])
+def test_images_of_one_row_and_volumes_of_one_slice(embedding_of, method, shape, e):
+    here = np.indices(shape).sum(axis=0)
+    truth = (here // 13 + 1).astype(np.uint32)
+    truth[here % 13 > 10] = 0
+    f = embedding_of(truth, e, twins=False)
+    recipe = Recipe(clustering=method, min_size=0, window=(16,) * len(shape))
+    expected = relabel(truth)
+    for block in (1, 16, 1000):
+        labels = cluster(f, truth > 0, recipe, f, block=(block,) * len(shape))
+        assert (labels == expected).all()
+
+
+@methods
+@pytest.mark.parametrize("n_axes", [2, 3])
+def test_a_window_larger_than_the_image_sees_it_all(world, embedding_of, method, n_axes):
+    truth = world(n_axes)
+    f = embedding_of(truth)
+    large = Recipe(clustering=method, window=(10_000,) * n_axes)
+    assert (cluster(f, truth > 0, large, f) == relabel(truth)).all()
+
+
+@methods
+def test_without_a_least_size_and_without_filling_every_pixel_near_a_centre_stays(method):
+    truth = np.zeros((40, 40), np.uint32)
+    truth[2:12, 2:12], truth[2:12, 12:22], truth[30, 30] = 1, 2, 3
+    f = np.stack([4 * truth, truth]).astype(np.float32)
+    f[:, 5, 5] = 50  # nobody's
+    labels = cluster(f, truth > 0, Recipe(clustering=method, min_size=0, fill_reach=0), f)
+    alone = labels[5, 5]
+    expected = truth.copy()
+    expected[5, 5] = 0
+    labels[5, 5] = 0
+    assert (relabel(labels) == relabel(expected)).all()
+    assert alone == 0 or alone not in labels
+
+
+@methods
+@pytest.mark.parametrize("n_axes", [2, 3])
+def test_the_layout_of_arrays_and_the_right_to_write_them_do_not_matter(scene, method, n_axes):
+    f, foreground, g = scene("cells", SHAPES[n_axes])
+    foreground = foreground & (f[0] > -2)
+    core = ndimage.binary_erosion(foreground)
+    recipe = Recipe(clustering=method, min_size=6, window=WINDOWS[n_axes])
+    expected = cluster(f, foreground, recipe, g, core)
+    assert expected.max() > 1
+
+    def view(array):
+        """See every other pixel of an array twice as large, its axes stored the other way."""
+        wide = np.zeros([2 * n for n in array.shape[::-1]], array.dtype)
+        seen = wide[(slice(None, None, 2),) * array.ndim].T
+        seen[:] = array
+        return seen
+
+    for change in (np.asfortranarray, view):
+        arrays = [change(a) for a in (f, foreground, g, core)]
+        for array in arrays:
+            array.flags.writeable = False
+        for block in (None, WINDOWS[n_axes]):
+            labels = cluster(arrays[0], arrays[1], recipe, arrays[2], arrays[3], block)
+            assert (labels == expected).all()
+
+
+@methods
+@pytest.mark.parametrize("dtype", [np.float16, np.float64, ">f4"])
+def test_an_embedding_of_another_precision_is_clustered_alike(world, embedding_of, method, dtype):
+    truth = world(2)
+    f = embedding_of(truth).astype(dtype)
+    assert (cluster(f, truth > 0, Recipe(clustering=method), f) == relabel(truth)).all()
+    window = Recipe(clustering=method, window=(16, 16))
+    assert (cluster(f, truth > 0, window, f) == relabel(truth)).all()
+
+
 # --- consistency
 
 
@@ -250,6 +525,60 @@ def test_an_embedding_that_is_not_finite_is_refused(method, value, is_momentum):
     assert str(error.value) == (
         "the embedding holds NaN or infinity: expected finite numbers; "
         "the image or the network is damaged"
+    )
+
+
+@methods
+@pytest.mark.parametrize("is_momentum", [False, True])
+def test_a_number_missing_in_a_block_far_away_is_refused_too(method, is_momentum):
+    good = np.zeros((2, 100, 90), np.float32)
+    bad = good.copy()
+    bad[1, 99, 89] = np.nan
+    foreground = np.zeros((100, 90), dtype=bool)
+    foreground[:10, :10] = True  # not even there
+    recipe = Recipe(clustering=method, window=(16, 16))
+    pair = (good, bad) if is_momentum else (bad, good)
+    for block in (None, (1, 1), (32, 64)):
+        with pytest.raises(SettingError) as error:
+            cluster(pair[0], foreground, recipe, pair[1], block=block)
+        assert str(error.value).startswith("the embedding holds NaN or infinity")
+
+
+@pytest.mark.xfail(
+    strict=True,
+    raises=RuntimeWarning,
+    reason="the sum that looks for NaN warns where both infinities meet, or where it overflows",
+)
+@pytest.mark.parametrize(("values", "is_finite"), [((np.inf, -np.inf), False), ((3e38,) * 2, True)])
+def test_whether_an_embedding_is_finite_is_said_without_a_warning(values, is_finite):
+    f = np.zeros((1, 40, 40), np.float32)
+    f[0, 3, 3], f[0, 30, 30] = values
+    foreground = np.zeros((40, 40), dtype=bool)
+    foreground[10:20, 10:20] = True
+    if is_finite:
+        assert (cluster(f, foreground, Recipe()) == foreground).all()
+    else:
+        with pytest.raises(SettingError):
+            cluster(f, foreground, Recipe())
+
+
+@pytest.mark.parametrize("block", [(16,), (16, 16, 16), (0, 16), (16, -1)])
+def test_an_impossible_block_is_refused(block):
+    with pytest.raises(SettingError) as error:
+        cluster(np.zeros((1, 9, 9), np.float32), np.ones((9, 9), bool), Recipe(), block=block)
+    assert str(error.value) == (
+        f"block is {list(block)}: expected one number of pixels, or 2, each at least 1"
+    )
+
+
+@pytest.mark.parametrize("shape", [(9, 9), (5, 9, 9)])
+def test_a_window_of_another_number_of_axes_is_refused(shape):
+    n_axes = len(shape)
+    recipe = Recipe(window=(16,) * (5 - n_axes))
+    with pytest.raises(SettingError) as error:
+        cluster(np.zeros((1, *shape), np.float32), np.ones(shape, bool), recipe)
+    assert str(error.value) == (
+        f"recipe.window is {[16] * (5 - n_axes)}: expected {n_axes} numbers, one per axis"
     )
 
 

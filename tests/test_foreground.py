@@ -5,7 +5,21 @@ import pytest
 from pydantic import ValidationError
 
 from spoco_zoo.errors import SettingError
-from spoco_zoo.foreground import Everywhere, Head, Prototype, find_core, find_foreground
+from spoco_zoo.foreground import (
+    Everywhere,
+    External,
+    Head,
+    Prototype,
+    find_core,
+    find_foreground,
+)
+
+RULES = [
+    Head(core_threshold=0.9),
+    Prototype(center=(0.0,) * 3, radius=1.0),
+    Everywhere(),
+    External(),
+]
 
 
 def test_the_head_says_foreground_from_its_threshold_on():
@@ -61,3 +75,29 @@ def test_a_core_threshold_below_the_threshold_is_refused():
     with pytest.raises(ValidationError) as error:
         Head(threshold=0.5, core_threshold=0.4)
     assert "core_threshold is 0.4: expected at least the threshold, 0.5" in str(error.value)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.rule)
+def test_a_mask_takes_the_place_of_any_rule_and_of_its_core(rule):
+    """Even of a rule that would be refused: the embedding has 2 dimensions, and no head."""
+    mask = np.random.default_rng(0).random((3, 4)) < 0.5
+    embedding, probability = np.zeros((2, 3, 4), np.float32), np.zeros((3, 4), np.float32)
+    for given in (None, probability):
+        assert (find_foreground(embedding, rule, given, mask) == mask).all()
+        assert (find_core(mask, rule, given, mask) == mask).all()
+
+
+def test_a_rule_that_asks_for_a_mask_is_refused_without_one():
+    with pytest.raises(SettingError) as error:
+        find_foreground(np.zeros((2, 3, 4), np.float32), External())
+    assert str(error.value) == (
+        "this package takes its foreground from a mask, and none is given: expected a "
+        "mask of each image; give it with --mask"
+    )
+
+
+def test_the_core_is_where_the_head_is_sure_and_never_outside_the_foreground():
+    probability = np.array([[0.1, 0.5, 0.7, 0.9]], np.float32)
+    foreground = np.array([[True, True, True, False]])
+    rule = Head(threshold=0.4, core_threshold=0.7)
+    assert find_core(foreground, rule, probability).tolist() == [[False, False, True, False]]

@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from spoco_zoo.foreground import Everywhere, Head, Prototype
+from spoco_zoo.errors import SettingError
+from spoco_zoo.foreground import Everywhere, External, Head, Prototype
 from spoco_zoo.recipe import Consistency, Hdbscan, MeanShift, Recipe
 
 quick = settings(max_examples=60, deadline=None)
@@ -32,9 +33,11 @@ recipes = st.builds(
             radius=positive,
         ),
         st.just(Everywhere()),
+        st.just(External()),
     ),
     min_size=st.integers(0),
     fill_reach=st.integers(0),
+    window=st.none() | st.lists(st.integers(8), min_size=1, max_size=3).map(tuple),
 )
 
 
@@ -70,6 +73,8 @@ def test_an_unknown_word_in_a_recipe_is_refused(words):
         {"clustering": {"method": "watershed"}},
         {"foreground": {"rule": "head", "threshold": 1}},
         {"foreground": {"rule": "prototype", "center": [0.0]}},
+        {"window": [256, 7]},
+        {"window": 256},
     ],
 )
 def test_an_impossible_number_or_name_in_a_recipe_is_refused(words):
@@ -82,3 +87,27 @@ def test_a_recipe_cannot_be_changed():
     with pytest.raises(ValidationError) as error:
         Recipe().min_size = 3
     assert [problem["type"] for problem in error.value.errors()] == ["frozen_instance"]
+
+
+def test_windows_are_about_one_crop_where_the_recipe_says_nothing():
+    assert Recipe().windows(2) == (256, 256)
+    assert Recipe().windows(3) == (64, 64, 64)
+    assert Recipe(window=(8, 31)).windows(2) == (8, 31)
+
+
+@quick
+@given(st.lists(st.integers(8, 10**6), min_size=2, max_size=3))
+def test_a_window_sees_at_least_a_quarter_of_its_side_around_itself(window):
+    recipe = Recipe(window=tuple(window))
+    for size, margin in zip(window, recipe.margins(len(window)), strict=True):
+        assert size <= 4 * margin < size + 4
+
+
+@pytest.mark.parametrize(("window", "n_axes"), [((16,), 2), ((16, 16), 3), ((8, 16, 16), 2)])
+def test_a_window_of_another_number_of_axes_is_refused(window, n_axes):
+    for ask in (Recipe(window=window).windows, Recipe(window=window).margins):
+        with pytest.raises(SettingError) as error:
+            ask(n_axes)
+        assert str(error.value) == (
+            f"recipe.window is {list(window)}: expected {n_axes} numbers, one per axis"
+        )
