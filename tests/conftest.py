@@ -1,4 +1,4 @@
-"""Small worlds for the tests: hand-made packages, painted images with a known answer, a run.
+"""Small worlds for the tests: hand-made packages, images and embeddings of known answer, a run.
 
 What the packages compute stands in `data/make_tiny_package.py`. Every test gets copies of its
 own, so it may damage them.
@@ -7,6 +7,7 @@ own, so it may damage them.
 import gc
 import hashlib
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -20,10 +21,14 @@ import numpy as np
 import pytest
 import tifffile
 import yaml
+from scipy import ndimage
+from scipy.spatial import cKDTree
 
 import spoco_zoo
+from spoco_zoo.clustering import cluster
 from spoco_zoo.labels import relabel
 from spoco_zoo.package import load_package
+from spoco_zoo.recipe import Recipe
 
 DATA = Path(__file__).parent / "data"
 
@@ -120,6 +125,124 @@ def paint():
 def painted(paint):
     """The painted image of discs, and its truth."""
     return paint()
+
+
+@pytest.fixture(scope="session")
+def world():
+    """Label touching blocks in one corner, and two balls far from them and from each other."""
+
+    def make(n_axes):
+        side, block, n = (60, 8, 3) if n_axes == 2 else (20, 5, 2)
+        labels = np.zeros((side,) * n_axes, np.uint32)
+        for number, corner in enumerate(np.ndindex((n,) * n_axes), start=1):
+            labels[tuple(slice(1 + block * k, 1 + block * (k + 1)) for k in corner)] = number
+        here = np.indices(labels.shape)
+        for number, place in ((n**n_axes + 1, (0.2, 0.8)), (n**n_axes + 2, (0.8, 0.25))):
+            centre = [place[min(axis, 1)] * side for axis in range(n_axes)]
+            distance = sum((a - c) ** 2 for a, c in zip(here, centre, strict=True))
+            labels[distance < (side / 7) ** 2] = number
+        return labels
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def stripes():
+    """Label a line of touching instances, 1, 2, ..., of these widths."""
+
+    def make(*widths, height=20):
+        line = np.repeat(np.arange(1, len(widths) + 1, dtype=np.uint32), widths)
+        return line[None].repeat(height, 0)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def embedding_of():
+    """Embed labels: centres at least 2 apart, one an instance and one for background, and noise.
+
+    The last two instances are twins that share one centre.
+    """
+
+    def make(labels, e=8, spread=0.05, seed=0, *, twins=True):
+        random = np.random.default_rng(seed)
+        n = int(labels.max())
+        centres = np.zeros((n + 1, e), np.float32)
+        centres[:, 0] = random.permutation(n + 1) * 2
+        rotation, _ = np.linalg.qr(random.normal(size=(e, e)))
+        centres = centres @ rotation
+        if twins:
+            centres[n] = centres[n - 1]
+        noise = random.uniform(-spread, spread, (*labels.shape, e)) / np.sqrt(e)
+        return np.moveaxis(centres[labels] + noise, -1, 0).astype(np.float32)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def blurred_embedding_of():
+    """Embed labels as a network does: the centres flow into each other over some pixels."""
+
+    def make(labels, sigma):
+        centres = 2.83 * np.eye(int(labels.max()) + 1, 8)  # 4 apart, as a margin of 2 makes them
+        sharp = np.moveaxis(centres[labels], -1, 0)
+        blurred = ndimage.gaussian_filter(sharp, (0,) + (sigma,) * labels.ndim)
+        noise = np.random.default_rng(1).uniform(-0.05, 0.05, blurred.shape)
+        return (blurred + noise).astype(np.float32)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def scene():
+    """Make what is hard to cut into windows: the embedding of f, foreground, and that of g.
+
+    Cells of random shape fill the image, with an embedding each, blurred and noisy: a few larger
+    than any window; twins that share an embedding far apart; with gaps; under a foreground of
+    crumbs. Or combs, whose teeth meet at one side of the image alone.
+    """
+
+    def make(kind, shape, seed=0, e=4):
+        random = np.random.default_rng([seed, *shape])
+        count = max(math.prod(shape) // (1200 if kind == "large" else 90), 2)
+        seeds = random.uniform(0, shape, (count, len(shape)))
+        here = np.indices(shape)
+        cells = cKDTree(seeds).query(np.moveaxis(here, 0, -1))[1]
+        if kind == "combs":
+            cells = np.broadcast_to(here[-1] // 12, shape)
+        centres = 2 * random.normal(size=(count + shape[-1], e))
+        if kind == "twins":
+            centres = centres[random.integers(0, max(count // 3, 2), len(centres))]
+        sigma = random.choice([0.0, 0.7, 1.5])
+        f = np.moveaxis(centres[cells], -1, 0)
+        f = ndimage.gaussian_filter(f, (0,) + (sigma,) * len(shape)) if sigma else f
+        f = f + random.choice([0.05, 0.4]) / e**0.5 * random.uniform(-1, 1, f.shape)
+        g = f + 0.15 / e**0.5 * random.normal(size=f.shape)
+        foreground = {
+            "gaps": ndimage.minimum_filter(cells, 3) == ndimage.maximum_filter(cells, 3),
+            "crumbs": ndimage.gaussian_filter(random.normal(size=shape), 1) > 0,
+            "combs": (here[-1] % 6 < 4) | (here[0] > shape[0] - 4),
+        }.get(kind, np.ones(shape, dtype=bool))
+        return f.astype(np.float32), foreground, g.astype(np.float32)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def of_values():
+    """Embed labels in one dimension, a value for each label from 0 up."""
+    return lambda labels, *values: np.array(values, np.float32)[labels][None]
+
+
+@pytest.fixture(scope="session")
+def run():
+    """Cluster the foreground of a label image by an embedding."""
+
+    def find(labels, embedding, method, momentum_embedding=None, **recipe):
+        momentum = embedding if momentum_embedding is None else momentum_embedding
+        return cluster(embedding, labels > 0, Recipe(clustering=method, **recipe), momentum)
+
+    return find
 
 
 @pytest.fixture
