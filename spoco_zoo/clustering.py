@@ -161,11 +161,11 @@ class Canvas:
     def _find_consistent(
         self, groups: UInt32[np.ndarray, " k"], settings: Consistency
     ) -> Bool[np.ndarray, " k"]:
-        """Tell which clusters belong to a group on which f and g agree; 0 does."""
+        """Tell which clusters belong to a group on which f and g do not disagree; 0 does."""
         agreement = np.concatenate([part.agreement for part in self._parts])
         sizes = np.bincount(self._labels.ravel(), minlength=self._count + 1)[1:]
         medians = _weighted_medians(agreement, sizes, groups[1:])
-        return np.array([True, *(medians[groups[1:]] >= settings.iou_threshold)])
+        return np.array([True, *~(medians[groups[1:]] < settings.iou_threshold)])
 
 
 def _is_same(
@@ -191,10 +191,14 @@ def _weighted_medians(
     weights: Int[np.ndarray, " k"],
     groups: UInt32[np.ndarray, " k"],
 ) -> Float[np.ndarray, " g"]:
-    """Median of the rows of each group, every value with the weight of its row."""
-    medians = np.zeros(int(groups.max(initial=0)) + 1)
-    for group in np.unique(groups):
-        rows = groups == group
+    """Median of the rows of each group, every value with the weight of its row.
+
+    Rows that nothing is known of (NaN) do not count; where that is all, so is the median.
+    """
+    medians = np.full(int(groups.max(initial=0)) + 1, np.nan)
+    is_known = ~np.isnan(values).any(axis=1) & (weights > 0)
+    for group in np.unique(groups[is_known]):
+        rows = is_known & (groups == group)
         flat = values[rows].ravel()
         order = np.argsort(flat)
         share = np.cumsum(np.repeat(weights[rows], values.shape[1])[order])

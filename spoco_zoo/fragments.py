@@ -5,9 +5,10 @@ of a window and its margin alone, never on the block that the window happens to 
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 from typing import NamedTuple
 
@@ -27,7 +28,7 @@ from spoco_zoo.modes import (
     squared_distances,
 )
 from spoco_zoo.pixels import Pixels
-from spoco_zoo.recipe import Consistency, Hdbscan, MeanShift, Recipe
+from spoco_zoo.recipe import Clustering, Consistency, Hdbscan, MeanShift, Recipe
 from spoco_zoo.tiling import Box, Tile, inner_box
 
 Labels = UInt32[np.ndarray, "*space"]
@@ -38,7 +39,7 @@ _MOST_DENSITY_POINTS = 2_000  # the same for HDBSCAN, whose time grows with thei
 _MOST_BALL_POINTS = 8_000  # of a window, on which the balls of consistency are compared
 _SAMPLES_OF_PIECE = 64  # of a compact piece, on which its mean is taken
 _SAMPLES_OF_SMALLEST = 8  # by which the smallest instance is told from noise
-_RATIOS = {2: (0.6180, 0.0), 3: (0.7549, 0.5698, 0.0)}  # of lattices that spread evenly
+_MOST_STEPS_TRIED = 64  # thinnings up to here are given the best lattice of all
 _NO_LINKS = np.zeros((0, 2), np.intp)
 
 
@@ -216,8 +217,6 @@ def _cluster_window(
         order = np.argsort(piece, kind="stable")
         groups = np.split(order, np.flatnonzero(np.diff(piece[order])) + 1)
     for members in groups:
-        if len(members) < recipe.min_size:
-            continue
         centers, reach, links = _find_centers(seen, members, recipe)
         # the balls of consistency are compared with whole clusters
         wanted = members if g is not None else members[is_inner[members]]
@@ -251,37 +250,57 @@ def _find_centers(
     """Find centres of clusters among points off the slopes, thinned evenly in the image."""
     settings = recipe.clustering
     radius = settings.epsilon if isinstance(settings, Hdbscan) else settings.bandwidth
-    flat = members[_is_flat(seen.steps[members], radius)]
-    if isinstance(settings, Hdbscan):
-        sample, thinning = _thin(flat, seen.where, _MOST_DENSITY_POINTS, recipe.min_size)
+    most = _MOST_DENSITY_POINTS if isinstance(settings, Hdbscan) else _MOST_POINTS
+    centers, reach = np.zeros((0, seen.pixels.dim), np.float32), np.zeros(0, np.float32)
+    crowds = np.zeros(0, np.intp)
+    left = members[_is_flat(seen.steps[members], radius)]
+    while len(left):
+        sample, thinning = _thin(left, seen.where, most, recipe.min_size)
         points = seen.pixels.points(seen.place[sample])
-        smallest = max(recipe.min_size // thinning, 2)
-        found = hdbscan(points, settings.epsilon, settings.min_samples, smallest)
-        means, reach = find_means(points, found)
-        return means, np.maximum(reach, np.float32(settings.epsilon)), _NO_LINKS
-    modes, crowds = np.zeros((0, seen.pixels.dim), np.float32), np.zeros(0, np.intp)
-    reach = np.zeros(0, np.float32)
-    left = flat
-    while len(left) >= max(recipe.min_size, 1):
-        sample, thinning = _thin(left, seen.where, _MOST_POINTS, recipe.min_size)
-        found_modes, found_crowds = mean_shift(
-            seen.pixels.points(seen.place[sample]), settings.bandwidth
+        found = _cluster_points(
+            points, settings, recipe.min_size // thinning, may_be_none=len(centers) > 0
         )
-        is_new = found_crowds * thinning >= recipe.min_size
-        is_new[0] |= not is_new.any() and not len(modes)
-        is_new &= nearest_center(found_modes, modes, reach) < 0
-        modes = np.concatenate([modes, found_modes[is_new]])
-        crowds = np.concatenate([crowds, found_crowds[is_new] * thinning])
-        reach = np.full(len(modes), settings.bandwidth, np.float32)
+        is_new = nearest_center(found.centers, centers, reach) < 0
+        centers = np.concatenate([centers, found.centers[is_new]])
+        reach = np.concatenate([reach, found.reach[is_new]])
+        crowds = np.concatenate([crowds, found.crowds[is_new] * thinning])
         if 2 * thinning <= max(recipe.min_size, 2) or not is_new.any():
             break
         # the smallest instances may have fallen through the lattice
-        left = left[seen.pixels.nearest(seen.place[left], modes, reach) < 0]
+        left = left[seen.pixels.nearest(seen.place[left], centers, reach) < 0]
+        if len(left) < recipe.min_size:
+            break
     links = _NO_LINKS
     if isinstance(settings, MeanShift) and settings.merge_distance:
-        joined = merge_near(modes, crowds, settings.merge_distance)
-        links = np.stack([np.arange(len(modes)), joined], axis=1)
-    return modes, reach, links
+        joined = merge_near(centers, crowds, settings.merge_distance)
+        links = np.stack([np.arange(len(centers)), joined], axis=1)
+    return centers, reach, links
+
+
+class _Clusters(NamedTuple):
+    centers: Float[np.ndarray, "m e"]
+    reach: Float[np.ndarray, " m"]
+    crowds: Int[np.ndarray, " m"]
+
+
+def _cluster_points(
+    points: Float[np.ndarray, "n e"], settings: Clustering, min_crowd: int, *, may_be_none: bool
+) -> _Clusters:
+    """Cluster some points by the method of the recipe, without clusters of too few.
+
+    Mean-shift gives one cluster at least, unless there may be none.
+    """
+    if isinstance(settings, Hdbscan):
+        found = hdbscan(points, settings.epsilon, settings.min_samples, max(min_crowd, 2))
+        means, reach = find_means(points, found)
+        crowds = np.bincount(found[found >= 0], minlength=len(means))
+        return _Clusters(means, np.maximum(reach, np.float32(settings.epsilon)), crowds)
+    modes, crowds = mean_shift(points, settings.bandwidth)
+    # half of a small instance may lie on slopes; what is too small is dropped at the end
+    is_crowd = 2 * crowds >= min_crowd
+    is_crowd[0] |= not (may_be_none or is_crowd.any())
+    reach = np.full(int(is_crowd.sum()), settings.bandwidth, np.float32)
+    return _Clusters(modes[is_crowd], reach, crowds[is_crowd])
 
 
 def _is_flat(steps: Float[np.ndarray, " n"], radius: float) -> Bool[np.ndarray, " n"]:
@@ -315,13 +334,36 @@ def _thin(
     if thinning <= 1:
         return members, 1
     shift = np.zeros(len(members), np.intp)
-    for ratio, coordinate in zip(_RATIOS[len(where)], where, strict=True):
-        step = max(round(ratio * thinning), 1)
-        while math.gcd(step, thinning) > 1:
-            step += 1
+    for step, coordinate in zip(_lattice_steps(thinning, len(where)), where, strict=True):
         shift += step * coordinate[members]
     kept = members[shift % thinning == 0]
     return (kept if len(kept) else members[::thinning]), thinning
+
+
+@cache
+def _lattice_steps(thinning: int, n_axes: int) -> tuple[int, ...]:
+    """Steps per axis of the rank-1 lattice whose points are farthest apart.
+
+    The points are those where the steps times the coordinates sum up to a multiple of `thinning`;
+    the last step is 1.
+    """
+    reach = math.ceil(2 * thinning ** (1 / n_axes))
+    others = np.indices((2 * reach + 1,) * (n_axes - 1)).reshape(n_axes - 1, -1) - reach
+    lengths = (others * others).sum(axis=0)
+    coprime = [step for step in range(1, thinning) if math.gcd(step, thinning) == 1]
+    tried: Iterable[Sequence[int]]
+    if thinning <= _MOST_STEPS_TRIED:
+        tried = product(coprime, repeat=n_axes - 1)
+    else:  # one number and its powers are nearly as good (Korobov 1959)
+        tried = ([pow(step, k, thinning) for k in range(n_axes - 1, 0, -1)] for step in coprime)
+    best, farthest = (1,) * n_axes, -1
+    for steps in tried:
+        along = -np.array(steps) @ others % thinning
+        squares = lengths + np.minimum(along, thinning - along) ** 2
+        shortest = int(np.where(squares == 0, thinning**2, squares).min())
+        if shortest > farthest:
+            best, farthest = (*steps, 1), shortest
+    return best
 
 
 def _measure_agreement(
@@ -330,8 +372,8 @@ def _measure_agreement(
     """Compare each cluster with balls of g around some of its pixels, by intersection over union.
 
     The balls are taken in the cluster's piece of the core, in the window and its margin: other
-    pixels may share the embedding without being rivals. Clusters without a pixel in the window
-    itself agree with nothing.
+    pixels may share the embedding without being rivals. Of clusters without a pixel among those
+    compared nothing is known (NaN).
     """
     random = np.random.default_rng([settings.seed, *(s.start for s in window.write)])
     place, where = _find_places(pieces > 0, window)
@@ -341,7 +383,7 @@ def _measure_agreement(
     points = np.ascontiguousarray(points - points.mean(axis=0))
     lengths = (points * points).sum(axis=1)
     numbers, piece = labels.ravel()[place], pieces.ravel()[place]
-    agreement = np.zeros((count, settings.anchors), np.float32)
+    agreement = np.full((count, settings.anchors), np.nan, np.float32)
     for number in range(1, count + 1):
         candidates = np.flatnonzero((numbers == number) & is_inner)
         if not len(candidates):
