@@ -78,8 +78,12 @@ class HostPixels:
 
     def points(self, places: Places) -> Points:
         """Embeddings of some pixels."""
-        flat = self._embedding.reshape(len(self._embedding), -1)
-        return np.ascontiguousarray(flat.take(places, axis=1).T)
+        if self._embedding.flags.c_contiguous:
+            points = self._embedding.reshape(self.dim, -1).take(places, axis=1)
+        else:  # a box of it: making it flat would copy all of it
+            where = np.unravel_index(places, self._embedding.shape[1:])
+            points = np.moveaxis(self._embedding, 0, -1)[where].T
+        return np.ascontiguousarray(points.T)
 
     def squares(self, places: Places, index: Places, centers: Centers) -> Float[np.ndarray, " n"]:
         """Squared distance of each pixel from the centre that its index names."""

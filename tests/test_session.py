@@ -295,6 +295,25 @@ def test_cuda_is_a_promise(load_tiny):
     )
 
 
+@pytest.mark.skipif(not (OFFERS_CUDA and find_gpu()), reason="there is no GPU")
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_on_cuda_the_outputs_stay_there(precision):
+    if precision == "float16":
+        pytest.importorskip("onnx")
+    package = load_package(SHIPPED)
+    pixels = simulate_nuclei((96, 104), seed=0)[0][None]
+    image = fit_affine(pixels, package.normalization).apply(pixels)
+    with EmbeddingSession(package, "cpu") as session:
+        expected = session.embed(image)
+    with EmbeddingSession(package, "cuda", precision=precision) as session:
+        found, values = session.embed(image), session.embed_on_device(image)
+        assert {value.device_name() for value in values.values()} == {"cuda"}
+        assert {value.data_type() for value in values.values()} == {"tensor(float)"}
+        assert (values["embedding"].numpy()[0] == found.embedding).all()
+    most = 1e-3 if precision == "float32" else 0.02
+    assert np.abs(found.embedding - expected.embedding).max() < most
+
+
 @pytest.mark.parametrize("name", ["gpu", "CPU", "cuda:0", ""])
 def test_an_unknown_device_is_refused(load_tiny, name):
     with pytest.raises(DeviceError) as error:
