@@ -1,12 +1,17 @@
 """The whole way from image to labels: the truth on painted images, whatever the tiles."""
 
+import itertools
+
 import jaxtyping
 import numpy as np
 import pytest
 import xarray
+from scipy import ndimage
 
+from spoco_zoo import segmentation
 from spoco_zoo.errors import DeviceError, ImageError, SettingError
-from spoco_zoo.foreground import Everywhere, Head, Prototype
+from spoco_zoo.foreground import Everywhere, External, Head, Prototype
+from spoco_zoo.labels import relabel
 from spoco_zoo.package import load_package
 from spoco_zoo.recipe import Consistency, Hdbscan, MeanShift, Recipe
 from spoco_zoo.segmentation import embed, make_instances, segment
@@ -14,6 +19,12 @@ from spoco_zoo.session import EmbeddingSession, find_gpu
 
 HEAD = Head(threshold=0.5)
 RECIPE = Recipe(clustering=MeanShift(bandwidth=0.5), foreground=HEAD, min_size=4, fill_reach=2)
+WINDOWS = {2: (16, 16), 3: (8, 8, 8)}
+TILES = {2: [1000, 8, 23, (10, 64), (62, 16)], 3: [1000, 8, (3, 30, 12), (12, 6, 36), (1, 16, 16)]}
+BLOCKS = {
+    2: [1000, 1, (16, 48), 33, (1, 1000)],
+    3: [1000, 1, (12, 8, 16), 17, (8, 30, 1)],
+}
 
 
 @pytest.fixture
@@ -188,6 +199,143 @@ def test_an_impossible_tile_is_refused(tiny, painted, tile):
         segment(painted[0], tiny, tile=tile)
     assert str(error.value) == (
         f"tile is {tile}: expected one number of pixels, or 2, each at least 1"
+    )
+
+
+# --- blocks
+
+
+@pytest.mark.parametrize(("kind", "n_axes"), [("package", 2), ("momentum", 2), ("volume", 3)])
+def test_no_tile_and_no_block_changes_a_pixel(open_tiny, paint, kind, n_axes):
+    session = open_tiny(kind)
+    image = paint(n_axes)[0].astype(np.float32)
+    # greys that flow: instances whose borders are for the clustering to find
+    image += 30 * ndimage.gaussian_filter(np.random.default_rng(0).normal(size=image.shape), 1.5)
+    recipe = session.package.config.recipe.model_copy(update={"window": WINDOWS[n_axes]})
+    whole = segment(image, session, recipe=recipe, tile=1000, block=1000)
+    assert whole.max() > 2
+    for tile, block in itertools.product(TILES[n_axes], BLOCKS[n_axes]):
+        assert (segment(image, session, recipe=recipe, tile=tile, block=block) == whole).all()
+
+
+@pytest.mark.parametrize(("kind", "n_axes"), [("package", 2), ("volume", 3)])
+def test_painted_instances_are_found_exactly_in_any_blocks(open_tiny, paint, kind, n_axes):
+    image, truth = paint(n_axes)
+    recipe = RECIPE.model_copy(update={"window": WINDOWS[n_axes]})
+    session = open_tiny(kind)
+    for block in (None, *BLOCKS[n_axes]):
+        assert (segment(image, session, recipe=recipe, block=block) == truth).all()
+
+
+def test_blocks_that_are_left_out_are_those_that_memory_allows(tiny, painted, monkeypatch):
+    image, truth = painted
+    monkeypatch.setattr(segmentation, "_BLOCK_BYTES", 4 * 3 * 20 * 20)
+    recipe = RECIPE.model_copy(update={"window": (16, 16)})
+    totals = set()
+    labels = segment(image, tiny, recipe=recipe, progress=lambda _, total: totals.add(total))
+    assert (labels == truth).all()
+    assert totals == {6}  # blocks of 32 pixels, in 62 x 72
+
+
+@pytest.mark.parametrize("block", [1, 32, (16, 1000), 1000])
+@pytest.mark.parametrize("tile", [None, 16, (8, 1000)])
+def test_progress_counts_every_tile_of_every_block_once(tiny, painted, tile, block):
+    calls = []
+    recipe = RECIPE.model_copy(update={"window": (16, 16)})
+    segment(
+        painted[0],
+        tiny,
+        recipe=recipe,
+        tile=tile,
+        block=block,
+        progress=lambda done, total: calls.append((done, total)),
+    )
+    total = calls[0][1]
+    assert calls == [(n, total) for n in range(1, total + 1)]
+    write = [16 * -(-size // 16) for size in np.broadcast_to(block, 2)]
+    blocks = -(-62 // write[0]) * -(-72 // write[1])
+    assert total == blocks if tile is None else total >= blocks
+
+
+@pytest.mark.parametrize("block", [0, -4, (), (8, 8, 8), (8, 0)])
+def test_an_impossible_block_is_refused(tiny, painted, block):
+    with pytest.raises(SettingError) as error:
+        segment(painted[0], tiny, block=block)
+    assert str(error.value) == (
+        f"block is {block}: expected one number of pixels, or 2, each at least 1"
+    )
+
+
+def test_a_window_of_another_number_of_axes_is_refused(tiny, painted):
+    with pytest.raises(SettingError) as error:
+        segment(painted[0], tiny, recipe=RECIPE.model_copy(update={"window": (8, 8, 8)}))
+    assert str(error.value) == "recipe.window is [8, 8, 8]: expected 2 numbers, one per axis"
+
+
+# --- masks
+
+
+@pytest.mark.parametrize("rule", [HEAD, Everywhere(), External()], ids=lambda rule: rule.rule)
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.uint32, np.int64, np.float32])
+def test_a_mask_takes_the_place_of_the_rule(tiny, painted, rule, dtype):
+    image, truth = painted
+    recipe = RECIPE.model_copy(update={"foreground": rule, "window": (16, 16)})
+    some = truth * (truth != 2)  # one instance the less
+    mask = some.astype(dtype)
+    mask.flags.writeable = False
+    for block in (1, 1000):
+        labels = segment(image, tiny, recipe=recipe, mask=mask, block=block)
+        assert (labels == relabel(some)).all()
+    assert not segment(image, tiny, recipe=recipe, mask=np.zeros_like(mask)).any()
+
+
+def test_a_mask_may_be_wider_than_what_the_head_sees(tiny, painted):
+    image, truth = painted
+    everywhere = np.ones(image.shape, dtype=bool)
+    labels = segment(image, tiny, mask=everywhere)
+    assert (labels > 0).all()
+    for number in range(1, truth.max() + 1):
+        inside = ndimage.binary_erosion(truth == number)
+        assert len(np.unique(labels[inside])) == 1
+
+
+def test_a_mask_lies_on_a_volume(open_tiny, paint):
+    volume, truth = paint(3)
+    recipe = RECIPE.model_copy(update={"foreground": External(), "window": (8, 8, 8)})
+    session = open_tiny("volume")
+    for block in (1, 1000):
+        labels = segment(volume, session, recipe=recipe, mask=truth > 1, block=block)
+        assert (labels == relabel(truth * (truth > 1))).all()
+
+
+@pytest.mark.parametrize("dims", [("y", "x"), ("x", "y"), ("x", "c", "y")])
+def test_a_mask_has_its_axes_in_order_whatever_those_of_the_image(tiny, painted, dims):
+    image, truth = painted
+    plain = xarray.DataArray(image, dims=("y", "x"))
+    array = (plain.expand_dims("c") if "c" in dims else plain).transpose(*dims)
+    recipe = RECIPE.model_copy(update={"foreground": External()})
+    labels = segment(array, tiny, recipe=recipe, mask=truth > 3)
+    assert labels.dims == ("y", "x")
+    assert (labels.values == relabel(truth * (truth > 3))).all()
+
+
+@pytest.mark.parametrize("shape", [(72, 62), (62, 71), (1, 62, 72), (62,), ()])
+@pytest.mark.parametrize("has_names", [False, True])
+def test_a_mask_of_another_shape_is_refused(tiny, painted, shape, has_names):
+    image = xarray.DataArray(painted[0], dims=("y", "x")) if has_names else painted[0]
+    with pytest.raises(ImageError) as error:
+        segment(image, tiny, mask=np.ones(shape, dtype=bool))
+    assert str(error.value) == (
+        f"mask has shape {shape}: expected that of the image, (62, 72), without channels"
+    )
+
+
+def test_a_rule_that_asks_for_a_mask_is_refused_without_one(tiny, painted):
+    with pytest.raises(SettingError) as error:
+        segment(painted[0], tiny, recipe=RECIPE.model_copy(update={"foreground": External()}))
+    assert str(error.value) == (
+        "this package takes its foreground from a mask, and none is given: expected a "
+        "mask of each image; give it with --mask"
     )
 
 

@@ -72,6 +72,17 @@ def test_tiles_change_nothing(session):
         np.testing.assert_array_equal(make_instances(tiled, package.config.recipe), labels)
 
 
+def test_neither_tiles_nor_blocks_change_a_large_image():
+    """Sixteen fields side by side: more windows, and more instances, than any crop has seen."""
+    fields = [simulate_nuclei((512, 512), seed)[0] for seed in range(16)]
+    image = np.block([fields[row : row + 4] for row in range(0, 16, 4)])
+    with EmbeddingSession(load_package(ROOT / "weights" / "nuclei-2d"), "cpu") as session:
+        expected = segment(image, session)
+        assert expected.max() > 1000
+        for tile, block in ((256, 2048), (1024, 256), (2048, 1024), ((512, 128), (700, 1500))):
+            assert (segment(image, session, tile=tile, block=block) == expected).all()
+
+
 def test_the_sample_image_shows_instances(session):
     package = session.package
     sample = read_image(package.location / "sample_image.tif", package.n_axes)
