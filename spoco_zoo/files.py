@@ -7,12 +7,15 @@ here.
 
 import os
 import tempfile
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from spoco_zoo.errors import OutputError
+
+_UMASK = threading.Lock()
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], None], *, overwrite: bool = False) -> None:
@@ -71,6 +74,8 @@ def refuse_existing(path: Path, *, overwrite: bool) -> None:
 
 
 def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
+    # it can only be read by setting it, for the whole process: one thread at a time
+    with _UMASK:
+        mask = os.umask(0)
+        os.umask(mask)
     return mask

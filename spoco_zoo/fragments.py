@@ -14,11 +14,10 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt32
-from threadpoolctl import threadpool_limits
 
 from spoco_zoo.errors import SettingError
 from spoco_zoo.labels import find_pieces
-from spoco_zoo.machine import count_cores
+from spoco_zoo.machine import count_cores, one_blas_thread
 from spoco_zoo.modes import (
     find_means,
     hdbscan,
@@ -40,6 +39,8 @@ _MOST_BALL_POINTS = 8_000  # of a window, on which the balls of consistency are 
 _SAMPLES_OF_PIECE = 64  # of a compact piece, on which its mean is taken
 _SAMPLES_OF_SMALLEST = 8  # by which the smallest instance is told from noise
 _MOST_STEPS_TRIED = 64  # thinnings up to here are given the best lattice of all
+_MOST_THREADS = 8  # every window at work takes some tens of megabytes
+_MOST_LOOKS = 8  # at what is left of a piece in a window
 _NO_LINKS = np.zeros((0, 2), np.intp)
 
 
@@ -69,8 +70,8 @@ def cluster_block(
         tile: Where the block lies in the image; `write` is made of whole windows.
         recipe: How clusters are found.
         momentum_embedding: The embedding of g; needed by `Consistency` alone.
-        threads: Windows worked on at once, as many as there are cores where left out; does not
-            change the result.
+        threads: Windows worked on at once, as many as there are cores (8 at most) where left
+            out; does not change the result.
 
     Returns:
         The clusters, with labels of `tile.write`.
@@ -100,8 +101,8 @@ def cluster_block(
 
     parts = [found]
     offset = len(found.centers)
-    # with threads of its own, BLAS would share out the sums of small products between them
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(threads or count_cores()) as pool:
+    threads = threads or min(count_cores(), _MOST_THREADS)
+    with one_blas_thread(), ThreadPoolExecutor(threads) as pool:
         for window, part in zip(windows, pool.map(work, windows), strict=True):
             labels = found.labels[inner_box(tile.write, window.write)]
             labels += part.labels + np.uint32(offset) * (part.labels > 0)
@@ -254,7 +255,7 @@ def _find_centers(
     centers, reach = np.zeros((0, seen.pixels.dim), np.float32), np.zeros(0, np.float32)
     crowds = np.zeros(0, np.intp)
     left = members[_is_flat(seen.steps[members], radius)]
-    while len(left):
+    for _ in range(_MOST_LOOKS if len(left) else 0):
         sample, thinning = _thin(left, seen.where, most, recipe.min_size)
         points = seen.pixels.points(seen.place[sample])
         found = _cluster_points(

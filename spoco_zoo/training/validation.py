@@ -180,6 +180,9 @@ class _Search:
         summary = score_recipe(recipe, self._embedded)
         trial = Trial(recipe, goal(summary))
         self.trials.append(trial)
+        # a method that was worth its cost once is measured by its score from then on
+        if recipe.clustering.method == self.best.recipe.clustering.method:
+            least_gain = 0.0
         if trial.score > self.best.score + least_gain:
             self.best, self.summary = trial, summary
         return trial.score
@@ -215,7 +218,7 @@ def _foreground_rules(spec: Spec, embedded: Sequence[Embedded]) -> list[Rule]:
                 "the validation images: label background there, or use everywhere"
             )
         return [prototype]
-    head = [Head()] if spec.has_foreground_head else []
+    head: list[Rule] = [Head()] if spec.has_foreground_head else []
     return [*head, *([] if prototype is None else [prototype]), Everywhere()]
 
 
