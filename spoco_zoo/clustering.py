@@ -42,8 +42,8 @@ from spoco_zoo.fragments import Fragments, cluster_block
 from spoco_zoo.labels import (
     fill_from_neighbors,
     find_groups,
+    look_up,
     relabel,
-    remove_small,
     split_disconnected,
 )
 from spoco_zoo.pixels import HostPixels
@@ -139,8 +139,8 @@ class Canvas:
                 # what f and g disagree on is dropped for good: it is nobody's neighbour
                 foreground = foreground & ((labels == 0) | kept[labels])
                 groups = np.where(kept, groups, np.uint32(0))
-            labels = groups[labels]
-        labels = remove_small(split_disconnected(labels), recipe.min_size)
+            labels = look_up(groups, labels)
+        labels = split_disconnected(labels, recipe.min_size)
         return relabel(fill_from_neighbors(labels, foreground, recipe.fill_reach))
 
     def _find_links(self) -> Int[np.ndarray, "l 2"]:

@@ -24,6 +24,7 @@ from spoco_zoo.modes import (
     mean_shift,
     merge_near,
     nearest_center,
+    square_lengths,
     squared_distances,
 )
 from spoco_zoo.pixels import Pixels
@@ -40,6 +41,7 @@ _SAMPLES_OF_PIECE = 64  # of a compact piece, on which its mean is taken
 _SAMPLES_OF_SMALLEST = 8  # by which the smallest instance is told from noise
 _MOST_STEPS_TRIED = 64  # thinnings up to here are given the best lattice of all
 _MOST_THREADS = 8  # every window at work takes some tens of megabytes
+_WORTH_A_THREAD = 2_000  # pixels of a piece
 _MOST_LOOKS = 8  # at what is left of a piece in a window
 _NO_LINKS = np.zeros((0, 2), np.intp)
 
@@ -70,7 +72,7 @@ def cluster_block(
         tile: Where the block lies in the image; `write` is made of whole windows.
         recipe: How clusters are found.
         momentum_embedding: The embedding of g; needed by `Consistency` alone.
-        threads: Windows worked on at once, as many as there are cores (8 at most) where left
+        threads: Windows worked on at once, as many as pay (one per core, 8 at most) where left
             out; does not change the result.
 
     Returns:
@@ -91,7 +93,7 @@ def cluster_block(
                 "the embedding holds NaN or infinity: expected finite numbers; "
                 "the image or the network is damaged"
             )
-    found, rest = _compact_pieces(embedding, core, inner_box(tile.keep, tile.write), recipe)
+    found, rest, pieces = _compact_pieces(embedding, core, inner_box(tile.keep, tile.write), recipe)
     windows = [w for w in _plan_windows(tile, recipe) if rest[inner_box(tile.keep, w.write)].any()]
 
     def work(window: Tile) -> Fragments:
@@ -101,7 +103,9 @@ def cluster_block(
 
     parts = [found]
     offset = len(found.centers)
-    threads = threads or min(count_cores(), _MOST_THREADS)
+    # small pieces are all interpreter, which works for one thread at a time
+    worth = min(count_cores(), _MOST_THREADS) if rest.sum() > pieces * _WORTH_A_THREAD else 1
+    threads = threads or worth
     with one_blas_thread(), ThreadPoolExecutor(threads) as pool:
         for window, part in zip(windows, pool.map(work, windows), strict=True):
             labels = found.labels[inner_box(tile.write, window.write)]
@@ -131,11 +135,11 @@ def _plan_windows(tile: Tile, recipe: Recipe) -> Iterator[Tile]:
 
 def _compact_pieces(
     pixels: Pixels, core: Mask, inner: Box, recipe: Recipe
-) -> tuple[Fragments, Mask]:
+) -> tuple[Fragments, Mask, int]:
     """Take every small piece of the core whose embeddings lie around their mean as one cluster.
 
     Returns:
-        These clusters, and the part of the core that is still to be clustered.
+        These clusters, the part of the core that is still to be clustered, and its pieces.
     """
     from scipy import ndimage
 
@@ -145,7 +149,7 @@ def _compact_pieces(
     none = _fragments(nothing, np.zeros((0, pixels.dim), np.float32), 0.0, columns)
     reach = settings.epsilon if isinstance(settings, Hdbscan) else settings.bandwidth
     if isinstance(settings, Consistency) or not core.any():
-        return none, core
+        return none, core, 0
     pieces = find_pieces(core)
     margins = recipe.margins(core.ndim)
     # a piece that fits into the margin is seen as a whole from every block that holds part of it
@@ -156,7 +160,7 @@ def _compact_pieces(
     is_compact = np.array([False, *fits])
     place = np.flatnonzero(is_compact[pieces])
     if not len(place):
-        return none, core
+        return none, core, len(fits)
     piece = pieces.ravel()[place].astype(np.intp)
     means = _piece_means(pixels, place, piece, len(is_compact))
     squares = pixels.squares(place, piece, means)
@@ -164,7 +168,7 @@ def _compact_pieces(
     owned = is_compact & (np.bincount(pieces[inner].ravel(), minlength=len(is_compact)) > 0)
     numbers = np.where(owned, np.cumsum(owned), 0).astype(np.uint32)
     found = _fragments(numbers[pieces[inner]], means[owned], reach)
-    return found, core & ~is_compact[pieces]
+    return found, core & ~is_compact[pieces], int((~is_compact[1:]).sum())
 
 
 def _piece_means(
@@ -382,7 +386,7 @@ def _measure_agreement(
     place, is_inner = place[sample], _is_inside(where[:, sample], window.write)
     points = g.points(place)
     points = np.ascontiguousarray(points - points.mean(axis=0))
-    lengths = (points * points).sum(axis=1)
+    lengths = square_lengths(points)
     numbers, piece = labels.ravel()[place], pieces.ravel()[place]
     agreement = np.full((count, settings.anchors), np.nan, np.float32)
     for number in range(1, count + 1):

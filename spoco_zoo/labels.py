@@ -11,6 +11,15 @@ from jaxtyping import Bool, Integer, UInt32
 
 Labels = UInt32[np.ndarray, "*space"]
 
+_AT_ONCE = 1 << 18  # pixels
+
+
+def load_libraries() -> None:
+    """Import what clustering will need, which takes a while, while there is time."""
+    import cc3d  # noqa: F401
+    import scipy.ndimage
+    import scipy.sparse.csgraph  # noqa: F401
+
 
 def relabel(labels: Integer[np.ndarray, "*space"]) -> Labels:
     """Renumber the instances 1..n in the order in which they are met, 0 stays 0.
@@ -18,34 +27,43 @@ def relabel(labels: Integer[np.ndarray, "*space"]) -> Labels:
     The order is that of the first pixel of each instance, so two label images with the same
     partition become equal.
     """
-    ids = _small_ids(labels)
-    place = np.flatnonzero(ids)
-    numbers = ids.ravel()[place]
-    first = np.full(int(numbers.max(initial=0)) + 1, ids.size)
-    # of several values for one position the last is kept, here the first pixel
-    first[numbers[::-1]] = place[::-1]
-    present = np.flatnonzero(first < ids.size)
-    rank = np.zeros(len(first), np.uint32)
-    rank[present[np.argsort(first[present])]] = np.arange(1, len(present) + 1, dtype=np.uint32)
-    return np.asarray(rank[ids])
+    return remove_small(labels, 1)
 
 
 def remove_small(labels: Integer[np.ndarray, "*space"], min_size: int) -> Labels:
-    """Set instances of fewer than `min_size` pixels to 0 and close the gaps in the ids."""
+    """Set instances of fewer than `min_size` pixels to 0 and renumber the others as `relabel`."""
     ids = _small_ids(labels)
-    sizes = np.bincount(ids.ravel())
-    if (sizes[1:] >= min_size).all():
-        return relabel(ids)
-    numbers = np.where(sizes >= min_size, np.arange(len(sizes)), 0)
-    return relabel(numbers[ids])
+    place = np.flatnonzero(ids)
+    numbers = ids.ravel().take(place)
+    first = np.full(int(numbers.max(initial=0)) + 1, ids.size)
+    # of several values for one position the last is kept, here the first pixel
+    first[numbers[::-1]] = place[::-1]
+    is_kept = first < ids.size
+    if min_size > 1:
+        is_kept &= np.bincount(numbers, minlength=len(first)) >= min_size
+    kept = np.flatnonzero(is_kept)
+    rank = np.zeros(len(first), np.uint32)
+    rank[kept[np.argsort(first[kept])]] = np.arange(1, len(kept) + 1, dtype=np.uint32)
+    return look_up(rank, ids)
 
 
-def split_disconnected(labels: Integer[np.ndarray, "*space"]) -> Labels:
-    """Give every connected piece of an instance an id of its own.
+def split_disconnected(labels: Integer[np.ndarray, "*space"], min_size: int = 1) -> Labels:
+    """Give every connected piece of an instance an id of its own, and drop those too small.
 
     Two pixels are connected when they share a side (4 neighbours in an image, 6 in a volume).
     """
-    return relabel(_components(labels))
+    return remove_small(_components(labels), min_size)
+
+
+def look_up(table: UInt32[np.ndarray, " k"], ids: Integer[np.ndarray, "*space"]) -> Labels:
+    """Replace every id by its entry in a table."""
+    flat = np.ascontiguousarray(ids).reshape(-1)
+    found = np.empty(flat.shape, np.uint32)
+    # NumPy turns ids into 64-bit positions first: of all pixels, that is an image of its own
+    for start in range(0, len(flat), _AT_ONCE):
+        part = slice(start, start + _AT_ONCE)
+        found[part] = table[flat[part]]
+    return found.reshape(ids.shape)
 
 
 def find_groups(count: int, pairs: Integer[np.ndarray, "l 2"]) -> UInt32[np.ndarray, " {count}"]:

@@ -37,7 +37,7 @@ def mean_shift(points: Points, bandwidth: float) -> tuple[Centers, Int[np.ndarra
     # far from 0, distances lose digits
     origin = points.mean(axis=0, dtype=np.float64).astype(np.float32)
     points = points.astype(np.float32, copy=False) - origin
-    lengths = (points * points).sum(axis=1)
+    lengths = square_lengths(points)
     if lengths.max() <= squared:
         return origin[None], np.array([len(points)])
     is_left = np.ones(len(points), dtype=bool)
@@ -69,9 +69,11 @@ def _cover(
         near = squared_distances(points[tried], points[uncovered], lengths[uncovered]) <= squared
         mutual = near[:, ::step]
         kept: list[int] = []
+        is_near = np.zeros(len(tried), dtype=bool)
         for number in range(len(tried)):
-            if not mutual[kept, number].any():
+            if not is_near[number]:
                 kept.append(number)
+                is_near |= mutual[number]
         chosen.extend(tried[kept].tolist())
         is_covered = np.asarray(near[kept].any(axis=0))
         is_covered[::step] = True  # rounding may leave a point out of its own reach
@@ -142,10 +144,10 @@ def nearest_center(
     centers = centers - origin
     squared = np.broadcast_to(np.square(np.float32(reach)), len(centers))
     # rounding must not cut off the member that a reach was measured on
-    squared = squared + 8 * np.finfo(np.float32).eps * (centers * centers).sum(axis=1).max()
+    squared = squared + 8 * np.finfo(np.float32).eps * square_lengths(centers).max()
     for start in range(0, len(points), _POINTS_AT_ONCE):
         part = points[start : start + _POINTS_AT_ONCE] - origin
-        distances = squared_distances(centers, part, (part * part).sum(axis=1))
+        distances = squared_distances(centers, part, square_lengths(part))
         # row by row: argmin over the first axis reads memory across its grain
         best, shortest = np.zeros(len(part), np.intp), distances[0].copy()
         for number, row in enumerate(distances[1:], start=1):
@@ -187,8 +189,14 @@ def squared_distances(
     distances: np.ndarray = centers @ points.T
     distances *= -2
     distances += lengths
-    distances += (centers * centers).sum(axis=1)[:, None]
+    distances += square_lengths(centers)[:, None]
     return distances
+
+
+def square_lengths(points: Points) -> Float[np.ndarray, " n"]:
+    """Squared length of each point."""
+    lengths: np.ndarray = np.einsum("ne,ne->n", points, points)
+    return lengths
 
 
 def _climb(
@@ -200,7 +208,7 @@ def _climb(
     moving = np.arange(len(seeds))
     for _ in range(_MOST_STEPS):
         inside = squared_distances(here[moving], points, lengths) <= squared
-        counts = inside.sum(axis=1)
+        counts = np.count_nonzero(inside, axis=1)
         crowd[moving] = counts
         # a seed that drifted off every point stays where it is
         there = np.where(
@@ -208,7 +216,7 @@ def _climb(
             inside.astype(np.float32) @ points / np.maximum(counts, 1)[:, None],
             here[moving],
         )
-        is_far = ((there - here[moving]) ** 2).sum(axis=1) > squared * _AT_REST**2
+        is_far = square_lengths(there - here[moving]) > squared * _AT_REST**2
         here[moving] = there
         moving = moving[is_far]
         if not len(moving):
@@ -224,7 +232,7 @@ def _merge_modes(
     kept: list[int] = []
     for number in order:
         if kept:
-            gap = ((modes[kept] - modes[number]) ** 2).sum(axis=1).min()
+            gap = square_lengths(modes[kept] - modes[number]).min()
             if gap < squared:
                 continue
         kept.append(int(number))

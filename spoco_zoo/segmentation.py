@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from threading import Thread
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -23,6 +24,7 @@ from spoco_zoo.errors import ImageError, SettingError
 from spoco_zoo.foreground import Prototype, find_core, find_foreground
 from spoco_zoo.fragments import cluster_block
 from spoco_zoo.images import check_finite
+from spoco_zoo.labels import load_libraries
 from spoco_zoo.normalization import fit_affine
 from spoco_zoo.package import Package
 from spoco_zoo.pixels import HostPixels, Pixels
@@ -137,6 +139,7 @@ class _Seen:
     known: Embedded
     f: Pixels
     g: Pixels | None
+    lent: Sequence[np.ndarray] = ()  # what all this lies in, for the next part
 
 
 class _Source:
@@ -172,6 +175,9 @@ class _Source:
 
     def embed(self, box: Box, progress: Progress | None = None) -> Embedded:
         """Embed a part of the image, the same numbers as in the whole."""
+        return self._embed(box, progress)[0]
+
+    def _embed(self, box: Box, progress: Progress | None) -> tuple[Embedded, list[np.ndarray]]:
         package = self.session.package
         tiles = self.plan(box)
         start = [s.start for s in tiles[0].write]
@@ -183,14 +189,17 @@ class _Source:
             arrays = [a for a in (found.embedding, found.momentum_embedding) if a is not None]
             if found.probability is not None:
                 arrays.append(found.probability[None])
-            if not parts:
-                parts = [np.empty((len(a), *shape), np.float32) for a in arrays]
+            if len(tiles) == 1:
+                parts = [a[inner] for a in arrays]
+            elif not parts:
+                parts = [self._take((len(a), *shape)) for a in arrays]
             where = (
                 slice(None),
                 *(slice(s.start - a, s.stop - a) for s, a in zip(tile.write, start, strict=True)),
             )
-            for whole, array in zip(parts, arrays, strict=True):
-                whole[where] = array[inner]
+            if len(tiles) > 1:  # a single tile is the part, and not copied
+                for whole, array in zip(parts, arrays, strict=True):
+                    whole[where] = array[inner]
             if progress is not None:
                 progress(done, len(tiles))
         cut_box = (
@@ -198,11 +207,21 @@ class _Source:
             *(slice(s.start - a, s.stop - a) for s, a in zip(box, start, strict=True)),
         )
         cut = [part[cut_box] for part in parts]
-        return Embedded(
+        embedded = Embedded(
             cut[0],
             cut[-1][0] if package.has_foreground_head else None,
             cut[1] if package.has_momentum else None,
         )
+        return embedded, parts if len(tiles) > 1 else []
+
+    def _take(self, shape: tuple[int, ...]) -> np.ndarray:
+        """An array that an earlier part has left, or a new one."""
+        # new memory is slow to touch, in some virtual machines slower than the network
+        spare = self.session.spare
+        for number, array in enumerate(spare):
+            if array.shape == shape:
+                return spare.pop(number)
+        return np.empty(shape, np.float32)
 
     def see(self, box: Box, recipe: Recipe, progress: Progress | None = None) -> "_Seen":
         """Embed a part of the image for clustering, on a GPU without taking it from there."""
@@ -213,9 +232,10 @@ class _Source:
             or len(tiles) > 1
             or isinstance(recipe.foreground, Prototype)
         ):
-            known = self.embed(box, progress)
+            known, lent = self._embed(box, progress)
             g = known.momentum_embedding
-            return _Seen(known, HostPixels(known.embedding), None if g is None else HostPixels(g))
+            g_pixels = None if g is None else HostPixels(g)
+            return _Seen(known, HostPixels(known.embedding), g_pixels, lent)
         outputs = self.session.embed_on_device(self._read(tiles[0].read))
         inner = inner_box(tiles[0].read, box)
         probability = outputs["foreground"].numpy()[0, 0] if "foreground" in outputs else None
@@ -257,6 +277,7 @@ def _segment(
         if wishes.progress is not None:
             wishes.progress(done, count)
 
+    Thread(target=load_libraries, daemon=True).start()
     for block in blocks:
         # one image at a time is in the network: of others, tiles would only wait in memory
         with session.turn:
@@ -265,6 +286,7 @@ def _segment(
         inside, core = _find_foreground(seen.known, recipe, part)
         foreground[block.write] = inside[inner_box(block.keep, block.write)]
         canvas.add(block, cluster_block(seen.f, core, block, recipe, seen.g))
+        session.spare = list(seen.lent) or session.spare  # of one part: sizes may differ
     return canvas.finish(foreground)
 
 

@@ -75,6 +75,7 @@ class EmbeddingSession:
             raise SettingError(f"precision is {precision}: expected {' or '.join(_PRECISIONS)}")
         self.package = package
         self.turn = threading.Lock()  # for callers that let several threads take turns
+        self.spare: list[np.ndarray] = []  # arrays that an image has left for the next
         self.precision = precision
         self.device = _pick_device(device)
         self._session = None
@@ -115,6 +116,7 @@ class EmbeddingSession:
     def close(self) -> None:
         """Free what the session holds."""
         self._session = None
+        self.spare = []
 
     def embed(self, image: Float[np.ndarray, "c *space"]) -> Embedded:
         """Embed one normalised image or tile in one piece.
