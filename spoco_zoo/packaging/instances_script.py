@@ -90,7 +90,7 @@ def find_coordinates(place: Tensor, shape: Tensor) -> Tensor:
 
 def squared_distances(centers: Tensor, points: Tensor, lengths: Tensor) -> Tensor:
     """Squared distances (m, n), given the squared lengths of the points."""
-    products = torch.matmul(centers, points.transpose(0, 1))
+    products = torch.matmul(centers, points.permute(1, 0))
     return products * -2 + lengths.unsqueeze(0) + (centers * centers).sum(1).unsqueeze(1)
 
 
@@ -387,6 +387,15 @@ def cluster_window(
     return centers, labels
 
 
+def find_touching(planes: Tensor, window: int, first: int) -> Tensor:
+    """Pairs (2, l) of numbers from `first` on, less that, beside a face across the first axis."""
+    faces = torch.arange(0, planes.size(0), window, device=planes.device)[1:]
+    before = planes.index_select(0, faces - 1).reshape(-1)
+    after = planes.index_select(0, faces).reshape(-1)
+    both = (before >= first) & (after >= first) & (before != after)
+    return torch.stack([before[both], after[both]]) - first
+
+
 def find_links(
     labels: Tensor, centers: Tensor, window: Tensor, first: int, reach: float
 ) -> Tensor:
@@ -396,17 +405,14 @@ def find_links(
     of `centers`, by their order.
     """
     count = centers.size(0)
-    pairs = torch.zeros([2, 0], dtype=torch.int64, device=labels.device)
-    axis = 0
-    while axis < 3:
-        planes = labels if axis == 0 else labels.transpose(0, axis)
-        size = planes.size(0)
-        faces = torch.arange(0, size, int(window[axis]), device=labels.device)[1:]
-        before = planes.index_select(0, faces - 1).reshape(-1)
-        after = planes.index_select(0, faces).reshape(-1)
-        both = (before >= first) & (after >= first) & (before != after)
-        pairs = torch.cat([pairs, torch.stack([before[both], after[both]]) - first], 1)
-        axis += 1
+    pairs = torch.cat(
+        [
+            find_touching(labels, int(window[0]), first),
+            find_touching(labels.permute(1, 0, 2), int(window[1]), first),
+            find_touching(labels.permute(2, 0, 1), int(window[2]), first),
+        ],
+        1,
+    )
     one, two = sort_by(pairs[0], pairs[1], count + 1)
     single = first_of_runs(one * (count + 1) + two)
     one, two = one[single], two[single]
@@ -488,7 +494,7 @@ def cluster(
     place = torch.nonzero(core.reshape(-1)).reshape(-1)
     n = place.size(0)
     flat = embedding.reshape(embedding.size(0), -1)
-    points = flat.index_select(1, place).transpose(0, 1).contiguous()
+    points = flat.index_select(1, place).permute(1, 0).contiguous()
     numbers = torch.zeros([n], dtype=torch.int64, device=device)
     if n > 0:
         root = find_roots(find_neighbors(place, shape, around))
