@@ -62,14 +62,14 @@ def write_state_dict(net: PackagedUNet, path: Path) -> None:
 
 def write_torchscript(net: PackagedUNet, example: torch.Tensor, path: Path) -> None:
     """Trace the network on an image `(1, c, *space)`, best of an odd size."""
-    with _quiet(), torch.no_grad():
+    with quiet(), torch.no_grad():
         traced = torch.jit.trace(net, example, check_trace=False)  # type: ignore[no-untyped-call]
         torch.jit.save(traced, path)
 
 
 def read_torchscript(path: Path) -> torch.jit.ScriptModule:
     """Open what `write_torchscript` wrote."""
-    with _quiet():
+    with quiet():
         module: torch.jit.ScriptModule = torch.jit.load(str(path))  # type: ignore[no-untyped-call]
     return module
 
@@ -78,7 +78,7 @@ def write_onnx(net: PackagedUNet, example: torch.Tensor, path: Path) -> None:
     """Export the network as one ONNX file with free sizes of batch and space."""
     space = dict(enumerate("zyx"[-net.embedding_net.n_axes :], start=2))
     names = output_names(net)
-    with _quiet(), torch.no_grad():
+    with quiet(), torch.no_grad():
         torch.onnx.export(
             net,
             (example,),
@@ -92,7 +92,7 @@ def write_onnx(net: PackagedUNet, example: torch.Tensor, path: Path) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep back that TorchScript is deprecated: the format has no successor to it yet."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
