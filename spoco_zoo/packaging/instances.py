@@ -25,8 +25,6 @@ from spoco_zoo.training.net import PackagedUNet
 
 OUTPUT = "instance_segmentation"  # the name that QuPath looks for
 
-_BESIDE = [(-1, 0, 0), (1, 0, 0), (0, -1, 0), (0, 1, 0), (0, 0, -1), (0, 0, 1)]
-
 _FORWARD = """
 def forward(self, image):
     outputs = self.net(image)
@@ -36,7 +34,7 @@ def forward(self, image):
     foreground = ({foreground}) & varies
     core = {core}
     labels = cluster(
-        embedding, foreground, core, self.window, self.margin, self.around, self.beside,
+        embedding, foreground, core, self.window, self.margin, self.around, {sides},
         self.lattice, {bandwidth}, {min_size}, {fill_reach},
     )
     return labels.unsqueeze(0){to_channel}
@@ -102,6 +100,7 @@ def build_instances(net: PackagedUNet, recipe: Recipe, example: Tensor) -> Any: 
         module: Any = torch.jit.script(held)
         module.define(
             _FORWARD.format(
+                sides=2 * n_axes,
                 to_volume="" if n_axes == 3 else ".unsqueeze(1)",
                 to_channel=".unsqueeze(0)" if n_axes == 3 else "",
                 foreground=foreground,
@@ -149,12 +148,13 @@ def _constants(recipe: Recipe, n_axes: int) -> dict[str, Tensor]:
         for offset in itertools.product((-1, 0, 1), repeat=3)
         if any(offset) and not any(offset[:flat])
     ]
+    # those that share a side come first: before and after along each axis
+    around.sort(key=lambda offset: (sum(map(abs, offset)), [-abs(step) for step in offset], offset))
     most = most_thinning(math.prod(w + 2 * m for w, m in zip(windows, margins, strict=True)))
     steps = [(0,) * 3, *((0,) * flat + lattice_steps(n, n_axes) for n in range(1, most + 1))]
     return {
         "window": torch.tensor((1,) * flat + windows),
         "margin": torch.tensor((1,) * flat + margins),
         "around": torch.tensor(around),
-        "beside": torch.tensor(_BESIDE),
         "lattice": torch.tensor(steps),
     }

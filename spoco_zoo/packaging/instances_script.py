@@ -7,8 +7,8 @@ why only operators occur that ONNX has at opset 17 and libtorch since 2.0. The l
 other.
 
 An image is a volume of one slice. Pixels that matter are kept as lists: `place` is their position
-in the flat volume, ascending. Where several values go to one position by `scatter`, all of them
-are equal: no order of writing is relied on.
+in the flat volume, ascending. Where several values go to one position by `scatter`, the order in which
+they are written makes no difference to what comes out in the end.
 """
 
 # ruff: noqa: UP006, UP035, N803
@@ -39,7 +39,7 @@ def lowest_of(index: Tensor, value: Tensor, start: Tensor, count: int) -> Tensor
 
 
 def find_neighbors(place: Tensor, shape: Tensor, offsets: Tensor) -> Tensor:
-    """Positions in the list of every pixel's neighbours (k, n); its own where there is none."""
+    """Positions in the list, not empty, of every pixel's neighbours (k, n); its own for none."""
     n = place.size(0)
     own = torch.arange(n, device=place.device)
     frame = shape + 2
@@ -52,7 +52,7 @@ def find_neighbors(place: Tensor, shape: Tensor, offsets: Tensor) -> Tensor:
     rank = rank.scatter(0, framed, own + 1)
     shift = (offsets[:, 0] * frame[1] + offsets[:, 1]) * frame[2] + offsets[:, 2]
     around = (framed.unsqueeze(0) + shift.unsqueeze(1)).reshape(-1)
-    found = rank.index_select(0, around).reshape(-1, n) - 1
+    found = rank.index_select(0, around).reshape(offsets.size(0), n) - 1
     return torch.where(found < 0, own.unsqueeze(0), found)
 
 
@@ -63,12 +63,15 @@ def find_roots(neighbors: Tensor) -> Tensor:
     flat = neighbors.reshape(-1)
     going = n > 0
     while going:
-        lowest = torch.amin(root.index_select(0, flat).reshape(-1, n), 0)
+        lowest = torch.amin(root.index_select(0, flat).reshape(neighbors.size(0), n), 0)
+        is_lower = lowest < root
         lowest = torch.minimum(lowest, root)
-        lowest = lowest.index_select(0, lowest)
-        lowest = lowest.index_select(0, lowest)
-        going = bool((lowest != root).sum() > 0)
-        root = lowest
+        # a root that several pixels want lower takes any of them: all lead to the first pixel
+        hooked = lowest.scatter(0, root[is_lower], lowest[is_lower])
+        hooked = torch.minimum(hooked, lowest)
+        hooked = hooked.index_select(0, hooked)
+        root = hooked.index_select(0, hooked)
+        going = bool(is_lower.to(torch.int64).sum() > 0)
     return root
 
 
@@ -134,9 +137,7 @@ def cover(points: Tensor, lengths: Tensor, squared: float) -> Tensor:
     return chosen
 
 
-def climb(
-    seeds: Tensor, points: Tensor, lengths: Tensor, squared: float
-) -> Tuple[Tensor, Tensor]:
+def climb(seeds: Tensor, points: Tensor, lengths: Tensor, squared: float) -> Tuple[Tensor, Tensor]:
     """Shift seeds to the mean of the points within the bandwidth until they rest."""
     here = seeds
     crowd = torch.ones([seeds.size(0)], dtype=torch.int64, device=seeds.device)
@@ -216,9 +217,7 @@ def nearest_center(points: Tensor, centers: Tensor, reach: float) -> Tensor:
     return nearest
 
 
-def thin(
-    members: Tensor, where: Tensor, lattice: Tensor, min_size: int
-) -> Tuple[Tensor, int]:
+def thin(members: Tensor, where: Tensor, lattice: Tensor, min_size: int) -> Tuple[Tensor, int]:
     """Keep pixels on a rank-1 lattice of the image, 1000 or more; one of how many they are."""
     n = members.size(0)
     enough = min((4 * n + 3999) // 4000, max(min_size // 8, 1))
@@ -236,12 +235,12 @@ def thin(
 def measure_steps(points: Tensor, neighbors: Tensor) -> Tensor:
     """Distance of each pixel from its nearer neighbour, on the worst axis.
 
-    Neighbours are six: before and after along each axis.
+    Neighbours are those before and after along each axis.
     """
     own = torch.arange(points.size(0), device=points.device)
     worst = torch.zeros([points.size(0)], dtype=points.dtype, device=points.device)
     axis = 0
-    while axis < 3:
+    while 2 * axis < neighbors.size(0):
         before, after = neighbors[2 * axis], neighbors[2 * axis + 1]
         back = points - points.index_select(0, before)
         ahead = points - points.index_select(0, after)
@@ -350,7 +349,7 @@ def cluster_window(
     corner: Tensor,
     inner: Tensor,
     around: Tensor,
-    beside: Tensor,
+    sides: int,
     lattice: Tensor,
     bandwidth: float,
     min_size: int,
@@ -361,8 +360,9 @@ def cluster_window(
     where it lies in the image, `inner` the first and the last place of the window in it.
     """
     n = points.size(0)
-    piece, count = number_roots(find_roots(find_neighbors(place, shape, around)))
-    steps = measure_steps(points, find_neighbors(place, shape, beside))
+    neighbors = find_neighbors(place, shape, around)
+    piece, count = number_roots(find_roots(neighbors))
+    steps = measure_steps(points, neighbors[:sides])
     coordinates = find_coordinates(place, shape)
     within = (coordinates >= inner[:, :1]) & (coordinates <= inner[:, 1:])
     is_inner = within.to(torch.int64).sum(0) == 3
@@ -396,9 +396,7 @@ def find_touching(planes: Tensor, window: int, first: int) -> Tensor:
     return torch.stack([before[both], after[both]]) - first
 
 
-def find_links(
-    labels: Tensor, centers: Tensor, window: Tensor, first: int, reach: float
-) -> Tensor:
+def find_links(labels: Tensor, centers: Tensor, window: Tensor, first: int, reach: float) -> Tensor:
     """Pairs (2, l) of clusters that touch across a face of windows and are one cluster.
 
     `labels` (d, h, w) is 0 for none; numbers below `first` are compact pieces, the others those
@@ -447,21 +445,21 @@ def find_groups(count: int, links: Tensor) -> Tensor:
     return group
 
 
-def fill(labels: Tensor, foreground: Tensor, shape: Tensor, beside: Tensor, reach: int) -> Tensor:
+def fill(labels: Tensor, foreground: Tensor, shape: Tensor, offsets: Tensor, reach: int) -> Tensor:
     """Give foreground pixels without an instance that of a neighbour, `reach` steps far.
 
     Both are flat. Where two instances arrive in the same step, the one with the lower id stays.
     """
     place = torch.nonzero(foreground).reshape(-1)
-    neighbors = find_neighbors(place, shape, beside)
+    neighbors = find_neighbors(place, shape, offsets)
     numbers = labels.index_select(0, place)
     nobody = numbers.size(0) + 1
     step = 0
     going = place.size(0) > 0
     while going and step < reach:
         rivals = torch.where(numbers > 0, numbers, torch.full_like(numbers, nobody))
-        around = rivals.index_select(0, neighbors.reshape(-1)).reshape(-1, place.size(0))
-        lowest = torch.amin(around, 0)
+        around = rivals.index_select(0, neighbors.reshape(-1))
+        lowest = torch.amin(around.reshape(neighbors.size(0), place.size(0)), 0)
         is_new = (numbers == 0) & (lowest < nobody)
         numbers = torch.where(is_new, lowest, numbers)
         going = bool(is_new.sum() > 0)
@@ -469,38 +467,25 @@ def fill(labels: Tensor, foreground: Tensor, shape: Tensor, beside: Tensor, reac
     return labels.scatter(0, place, numbers)
 
 
-def cluster(
-    embedding: Tensor,
-    foreground: Tensor,
-    core: Tensor,
+def number_places(
+    points: Tensor,
+    place: Tensor,
+    neighbors: Tensor,
+    shape: Tensor,
     window: Tensor,
     margin: Tensor,
     around: Tensor,
-    beside: Tensor,
+    sides: int,
     lattice: Tensor,
     bandwidth: float,
     min_size: int,
-    fill_reach: int,
 ) -> Tensor:
-    """Instances (d, h, w) of one image, numbered 1..n, 0 for none.
-
-    `embedding` is (e, d, h, w), `foreground` and `core` (d, h, w); `window` and `margin` are
-    those of the recipe, `around` the offsets of all neighbours, `beside` those that share a side,
-    in the order before and after along each axis.
-    """
-    depth, height, width = embedding.size(1), embedding.size(2), embedding.size(3)
-    shape = torch.tensor([depth, height, width], device=embedding.device)
-    device = embedding.device
-    place = torch.nonzero(core.reshape(-1)).reshape(-1)
-    n = place.size(0)
-    flat = embedding.reshape(embedding.size(0), -1)
-    points = flat.index_select(1, place).permute(1, 0).contiguous()
-    numbers = torch.zeros([n], dtype=torch.int64, device=device)
-    if n > 0:
-        root = find_roots(find_neighbors(place, shape, around))
-        coordinates = find_coordinates(place, shape)
-        numbers = find_compact(points, coordinates, root, margin, bandwidth)
-    first = 1 if n == 0 else int(numbers.max()) + 1
+    """Number of the cluster of every core pixel, 0 for none: compact pieces, then windows."""
+    n, device = points.size(0), points.device
+    depth, height, width = int(shape[0]), int(shape[1]), int(shape[2])
+    coordinates = find_coordinates(place, shape)
+    numbers = find_compact(points, coordinates, find_roots(neighbors), margin, bandwidth)
+    first = int(numbers.max()) + 1
     centers = points[:0]
     rest = torch.arange(n, device=device)[numbers == 0]
     index = torch.zeros([depth * height * width], dtype=torch.int64, device=device)
@@ -518,7 +503,9 @@ def cluster(
                 low = torch.clamp(start - margin, min=0)
                 high = torch.minimum(stop + margin, shape)
                 box = index[
-                    int(low[0]) : int(high[0]), int(low[1]) : int(high[1]), int(low[2]) : int(high[2])
+                    int(low[0]) : int(high[0]),
+                    int(low[1]) : int(high[1]),
+                    int(low[2]) : int(high[2]),
                 ].reshape(-1)
                 local = torch.nonzero(box).reshape(-1)
                 if local.size(0) > 0:
@@ -531,7 +518,7 @@ def cluster(
                         low,
                         inner,
                         around,
-                        beside,
+                        sides,
                         lattice,
                         bandwidth,
                         min_size,
@@ -550,21 +537,64 @@ def cluster(
         group = find_groups(centers.size(0), links)
         own = torch.arange(first, device=device)
         numbers = torch.cat([own, group + first]).index_select(0, numbers)
-    # connected parts of one number, without those that are too small
-    labelled = numbers > 0
-    place, numbers = place[labelled], numbers[labelled]
-    result = torch.zeros([depth * height * width], dtype=torch.int64, device=device)
+    return numbers
+
+
+def split_small(numbers: Tensor, neighbors: Tensor, min_size: int) -> Tensor:
+    """Number the connected parts of every number anew, 0 for those that are too small."""
+    n = numbers.size(0)
+    alike = numbers.index_select(0, neighbors.reshape(-1)).reshape(neighbors.size(0), n)
+    own = torch.arange(n, device=numbers.device).unsqueeze(0)
+    connected = torch.where(alike == numbers.unsqueeze(0), neighbors, own)
+    part, count = number_roots(find_roots(connected))
+    sizes = torch.zeros([count], dtype=torch.int64, device=numbers.device)
+    sizes = sizes.scatter_add(0, part, (numbers > 0).to(torch.int64))
+    is_kept = (sizes >= max(min_size, 1)).to(torch.int64)
+    ids = torch.cumsum(is_kept, 0) * is_kept
+    return ids.index_select(0, part)
+
+
+def cluster(
+    embedding: Tensor,
+    foreground: Tensor,
+    core: Tensor,
+    window: Tensor,
+    margin: Tensor,
+    around: Tensor,
+    sides: int,
+    lattice: Tensor,
+    bandwidth: float,
+    min_size: int,
+    fill_reach: int,
+) -> Tensor:
+    """Instances (d, h, w) of one image, numbered 1..n, 0 for none.
+
+    `embedding` is (e, d, h, w), `foreground` and `core` (d, h, w); `window` and `margin` are
+    those of the recipe, `around` the offsets of all neighbours, of which the first ones, `sides`
+    many, share a side: before and after along each axis.
+    """
+    depth, height, width = embedding.size(1), embedding.size(2), embedding.size(3)
+    place = torch.nonzero(core.reshape(-1)).reshape(-1)
+    result = torch.zeros([depth * height * width], dtype=torch.int64, device=embedding.device)
     if place.size(0) > 0:
-        neighbors = find_neighbors(place, shape, beside)
-        own = torch.arange(place.size(0), device=device).unsqueeze(0)
-        alike = numbers.index_select(0, neighbors.reshape(-1)).reshape(-1, place.size(0))
-        part, count = number_roots(
-            find_roots(torch.where(alike == numbers.unsqueeze(0), neighbors, own))
+        shape = torch.tensor([depth, height, width], device=embedding.device)
+        flat = embedding.reshape(embedding.size(0), -1)
+        points = flat.index_select(1, place).permute(1, 0).contiguous()
+        neighbors = find_neighbors(place, shape, around)
+        numbers = number_places(
+            points,
+            place,
+            neighbors,
+            shape,
+            window,
+            margin,
+            around,
+            sides,
+            lattice,
+            bandwidth,
+            min_size,
         )
-        sizes = torch.zeros([count], dtype=torch.int64, device=device)
-        sizes = sizes.scatter_add(0, part, torch.ones_like(part))
-        is_kept = (sizes >= min_size).to(torch.int64)
-        ids = torch.cumsum(is_kept, 0) * is_kept
-        result = result.scatter(0, place, ids.index_select(0, part))
-        result = fill(result, foreground.reshape(-1), shape, beside, fill_reach)
+        parts = split_small(numbers, neighbors[:sides], min_size)
+        result = result.scatter(0, place, parts)
+        result = fill(result, foreground.reshape(-1), shape, around[:sides], fill_reach)
     return result.reshape(depth, height, width)
