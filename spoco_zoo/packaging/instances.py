@@ -1,6 +1,6 @@
 """The network with clustering inside: an image in, a label image out, for desktops without Python.
 
-The clustering is that of `run`, written once more as TorchScript (`instances_script`), because a
+The clustering is that of `run`, written once more as TorchScript (`script_modes`, `script_windows`), because a
 graph holds no NumPy. The network is traced and the rest is compiled: a compiled network would
 pull operators into the file that libtorch 2.0 does not know.
 """
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from spoco_zoo.errors import SettingError
 from spoco_zoo.foreground import Everywhere, External, Head, Prototype
 from spoco_zoo.fragments import lattice_steps, most_thinning
-from spoco_zoo.packaging import instances_script
+from spoco_zoo.packaging import script_modes, script_windows
 from spoco_zoo.packaging.graphs import quiet
 from spoco_zoo.recipe import MeanShift, Recipe
 from spoco_zoo.training.net import PackagedUNet
@@ -94,7 +94,6 @@ def build_instances(net: PackagedUNet, recipe: Recipe, example: Tensor) -> Any: 
             center = torch.tensor(rule.center).reshape(-1, 1, 1, 1)
             held.register_buffer("center", center)
         cluster = _compile().cluster  # the text of `forward` finds it by this name
-        assert cluster is not None
         assert isinstance(recipe.clustering, MeanShift)
         foreground, core = _write_rule(rule, "" if n_axes == 3 else ".unsqueeze(1)")
         module: Any = torch.jit.script(held)
@@ -129,10 +128,14 @@ def _write_rule(rule: Head | Prototype | Everywhere | External, to_volume: str) 
 
 @cache
 def _compile() -> Any:  # noqa: ANN401 - torch has no type for it
-    """Compile the functions of `instances_script`."""
-    text = Path(instances_script.__file__).read_text(encoding="utf-8")
+    """Compile the functions of the script."""
+    texts = [
+        Path(str(file.__file__)).read_text(encoding="utf-8")
+        for file in (script_modes, script_windows)
+    ]
     functions = [
         ast.get_source_segment(text, node)
+        for text in texts
         for node in ast.parse(text).body
         if isinstance(node, ast.FunctionDef)
     ]
