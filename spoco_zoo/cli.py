@@ -264,7 +264,7 @@ def evaluate(
 @app.command()
 def engines(
     install: Annotated[
-        bool, typer.Option(help="Get those that are missing: 0.9 GB to download, 2.2 GB of disk.")
+        bool, typer.Option(help="Get those that are missing: 1.2 GB to download, 2.4 GB of disk.")
     ] = False,
 ) -> None:
     """List the engines that packages are proven in, as Fiji and ilastik bring them."""

@@ -137,7 +137,7 @@ def _run(
             )
         if told["engine"] != engine.version:
             raise PackageError(
-                f"{engine.name} says it is {told['engine']}: remove it from the cache and "
+                f"{engine.name} says it is {told['engine']}: expected {engine.version}; "
                 "install it anew"
             )
         return [

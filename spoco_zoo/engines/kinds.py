@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from spoco_zoo.engines import cache
 from spoco_zoo.engines.child import run_child
@@ -36,6 +36,7 @@ LIBTORCH_PARTS = (
 )
 
 
+@runtime_checkable
 class Engine(Protocol):
     """A program that opens the weights of a package."""
 
@@ -332,7 +333,7 @@ def _step(name: str, words: Sequence[str | Path], folder: Path) -> None:
 
 def _introduce(engine: Engine, words: Sequence[str], folder: Path) -> None:
     """Start an engine that was just put together, and hear that it is the one that is meant."""
-    ending = run_child(words, folder, timeout=300)
+    ending = run_child(words, folder, timeout=300.0)
     heard = ending.lines[-1] if ending.lines else {}
     if ending.trouble is not None or heard.get("engine") != engine.version:
         said = heard.get("error") or ending.trouble or f"it says it is {heard.get('engine')}"
@@ -344,7 +345,7 @@ def _introduce(engine: Engine, words: Sequence[str], folder: Path) -> None:
 def _keep_one_platform(folder: Path, node: str) -> None:
     """Remove the libraries of other systems, which are four fifths of the download."""
     asked = "JSON.stringify({ place: `${process.platform}/${process.arch}` })"
-    ending = run_child([node, "-p", asked], folder, timeout=60)
+    ending = run_child([node, "-p", asked], folder, timeout=60.0)
     here = ending.lines[0]["place"] if ending.lines else ""
     for place in (folder / "node_modules" / "onnxruntime-node" / "bin").glob("*/*/*"):
         if here and place.is_dir() and "/".join(place.parts[-2:]) != here:
