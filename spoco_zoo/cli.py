@@ -261,6 +261,34 @@ def evaluate(
         write_bytes(json, text.encode(), overwrite=overwrite)
 
 
+@app.command()
+def engines(
+    install: Annotated[
+        bool, typer.Option(help="Get those that are missing: 1.2 GB to download, 2.4 GB of disk.")
+    ] = False,
+) -> None:
+    """List the engines that packages are proven in, as Fiji and ilastik bring them."""
+    from rich.table import Table
+
+    from spoco_zoo.engines import ENGINES, engines_folder
+
+    missing = 0
+    if install:
+        with _console().status("looking") as status:
+            for engine in ENGINES:
+                try:
+                    engine.install(status.update)
+                except SpocoZooError as error:
+                    missing += 1
+                    _complain(error)
+    table = Table("engine", "opens", "state", title=str(engines_folder()))
+    for engine in ENGINES:
+        table.add_row(engine.name, engine.kind, "there" if engine.find() else "missing")
+    _console(stderr=False).print(table)
+    if missing:
+        raise typer.Exit(1)
+
+
 @dataclass(frozen=True)
 class _Changes:
     """Flags of `run` that change the recipe of the package."""
