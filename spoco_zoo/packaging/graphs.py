@@ -2,8 +2,8 @@
 
 What consumers can open decides the form. ONNX: opset 17 and IR 8 by the tracing exporter, one
 file, because the engines of Fiji read nothing newer. TorchScript: networks are traced, because
-scripting one pulls in operators that libtorch 2.0 does not know. Both keep the size of the image free; the
-padding to the pooling grid is part of the graph.
+scripting one pulls in operators that libtorch 2.0 does not know. Both keep the size of the image
+free; the padding to the pooling grid is part of the graph.
 """
 
 import warnings

@@ -1,7 +1,7 @@
 """The network with clustering inside: an image in, a label image out, for desktops without Python.
 
-The clustering is that of `run`, written once more as TorchScript (`script_modes`, `script_windows`), because a
-graph holds no NumPy. The network is traced and the rest is compiled: a compiled network would
+The clustering is that of `run`, written once more as TorchScript (`script_modes` and
+`script_windows`), because a graph holds no NumPy. The network is traced and the rest is compiled: a compiled network would
 pull operators into the file that libtorch 2.0 does not know.
 """
 
@@ -93,7 +93,7 @@ def build_instances(net: PackagedUNet, recipe: Recipe, example: Tensor) -> Any: 
         if isinstance(rule, Prototype):
             center = torch.tensor(rule.center).reshape(-1, 1, 1, 1)
             held.register_buffer("center", center)
-        cluster = _compile().cluster  # the text of `forward` finds it by this name
+        cluster = _compile().cluster  # noqa: F841 - the text of `forward` finds it by this name
         assert isinstance(recipe.clustering, MeanShift)
         foreground, core = _write_rule(rule, "" if n_axes == 3 else ".unsqueeze(1)")
         module: Any = torch.jit.script(held)
