@@ -122,21 +122,37 @@ def train(
 @app.command()
 def export(
     run_folder: Annotated[Path, typer.Argument(help="What `train` left.")],
-    target: Annotated[Path, typer.Argument(help="Package to write: a folder, or NAME.zip.")],
+    target: Annotated[
+        Path,
+        typer.Argument(help="Package to write: a folder, or NAME.zip. With `all`, their folder."),
+    ],
+    flavour: Annotated[
+        Literal["embeddings", "instances", "boundaries", "all"],
+        typer.Option(help="For `run` and Python; for Fiji and QuPath; for ilastik."),
+    ] = "embeddings",
+    engines: Annotated[
+        Literal["installed", "cached", "all"],
+        typer.Option(help="Where it is proven; `all` gets what is missing (see `engines`)."),
+    ] = "cached",
     scores: Annotated[
         Path | None, typer.Option(help="Test scores for the card, from evaluate --json.")
     ] = None,
+    draft: Annotated[bool, typer.Option(help="The card is not finished, and says so.")] = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write a bioimage.io package from a run, after proving that it works."""
-    from spoco_zoo import export_package
-    from spoco_zoo.packaging import ExportOptions
+    """Write bioimage.io packages from a run, after proving that they work."""
+    from spoco_zoo.packaging import ExportOptions, export_packages
 
-    console = _console()
-    with console.status("reading the run") as status:
-        options = ExportOptions(scores=scores, overwrite=overwrite, on_stage=status.update)
-        package = export_package(run_folder, target, options)
-    typer.echo(f"{target}: {package.name}")
+    with _console().status("reading the run") as status:
+        options = ExportOptions(
+            engines=engines,
+            scores=scores,
+            draft=draft,
+            overwrite=overwrite,
+            on_stage=status.update,
+        )
+        for line in export_packages(run_folder, target, flavour, options):
+            typer.echo(line)
 
 
 @app.command()

@@ -89,17 +89,17 @@ def _largest_square(embedding: Tensor, reach: Sequence[int]) -> Tensor:
     for direction in itertools.product((-1, 0, 1), repeat=n_axes):
         if direction <= (0,) * n_axes:  # the way back is the same
             continue
-        pairs = list(zip(direction, reach, strict=True))
-        ahead = padded[(..., *(_shifted(d, r) for d, r in pairs))]
-        back = padded[(..., *(_shifted(-d, r) for d, r in pairs))]
+        ahead = padded[_shifted(direction, reach)]
+        back = padded[_shifted([-step for step in direction], reach)]
         square = ((ahead - back) ** 2).sum(1)
         largest = square if largest is None else torch.maximum(largest, square)
     assert largest is not None
     return largest
 
 
-def _shifted(direction: int, reach: int) -> slice:
-    """The pixels of a padded axis, shifted by the reach or not at all."""
-    start = reach + direction * reach
-    stop = -reach + direction * reach
-    return slice(start, stop or None)
+def _shifted(direction: Sequence[int], reach: Sequence[int]) -> tuple[slice, ...]:
+    """The pixels (b, e, *space) of a padded embedding, each axis shifted by its reach or not."""
+    starts = [r + step * r for step, r in zip(direction, reach, strict=True)]
+    stops = [-r + step * r for step, r in zip(direction, reach, strict=True)]
+    space = (slice(a, b or None) for a, b in zip(starts, stops, strict=True))
+    return (slice(None), slice(None), *space)

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from spoco_zoo.archive import RDF_NAME
 from spoco_zoo.normalization import (
     FixedZeroMeanUnitVariance,
     Normalization,
@@ -21,7 +22,7 @@ from spoco_zoo.normalization import (
     ScaleRange,
     ZeroMeanUnitVariance,
 )
-from spoco_zoo.package import RDF_NAME, SpocoConfig
+from spoco_zoo.package import SpocoConfig
 from spoco_zoo.packaging.flavours import Flavour, Output
 from spoco_zoo.packaging.graphs import OPSET
 from spoco_zoo.spec import Spec
@@ -39,6 +40,7 @@ FILES = {
     "sample": "sample_image.tif",
     "card": "README.md",
     "cover": "cover.png",
+    "proof": "proof.json",
 }
 
 
@@ -84,6 +86,9 @@ def describe(spec: Spec, facts: Facts) -> dict[str, Any]:
         "timestamp": datetime.now(UTC).replace(microsecond=0).isoformat(),
         "documentation": FILES["card"],
         "covers": [FILES["cover"]],
+        **(
+            {"attachments": [_file(FILES["proof"], facts)]} if FILES["proof"] in facts.files else {}
+        ),
         "inputs": [_input(spec, facts)],
         "outputs": [_output(output, facts) for output in flavour.outputs],
         "weights": _weights(facts),

@@ -63,7 +63,7 @@ def write_state_dict(net: PackagedUNet, path: Path) -> None:
 def write_torchscript(script: Any, path: Path) -> None:  # noqa: ANN401 - torch has no type
     """Write a traced or compiled network."""
     with quiet():
-        torch.jit.save(script, path)  # type: ignore[no-untyped-call]
+        torch.jit.save(script, path)
 
 
 def read_torchscript(path: Path) -> torch.jit.ScriptModule:

@@ -1,8 +1,8 @@
 """The network with clustering inside: an image in, a label image out, for desktops without Python.
 
 The clustering is that of `run`, written once more as TorchScript (`script_modes` and
-`script_windows`), because a graph holds no NumPy. The network is traced and the rest is compiled: a compiled network would
-pull operators into the file that libtorch 2.0 does not know.
+`script_windows`), because a graph holds no NumPy. The network is traced and the rest is compiled:
+a compiled network would pull operators into the file that libtorch 2.0 does not know.
 """
 
 import ast

@@ -15,20 +15,20 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from spoco_zoo import __version__
+from spoco_zoo.archive import RDF_NAME, read_description
 from spoco_zoo.engines import Engine, run_onnx, run_torchscript, test_core
 from spoco_zoo.errors import PackageError
-from spoco_zoo.package import RDF_NAME, read_words
+from spoco_zoo.packaging.description import FILES
 
 AGREEMENT = 1e-4  # largest difference allowed, over the mean length of a pixel's vector
 TILES_AGREE = 1e-5  # the same for tiles on the pooling grid
-PROOF_NAME = "proof.json"
 
 Run = Callable[[np.ndarray], list[np.ndarray]]  # a normalised image (1, c, *space), its outputs
 
@@ -91,7 +91,7 @@ class Proof:
     def write(self, folder: Path, files: Sequence[str]) -> None:
         """Write `proof.json`, with the hashes of the files that were proven."""
         words = {
-            "spoco_zoo": __version__,
+            "spoco_zoo": version("spoco-zoo"),
             "package": self.package,
             "engines": self.engines,
             "engines_missing": self.missing,
@@ -101,7 +101,7 @@ class Proof:
             },
         }
         text = json.dumps(words, indent=1, allow_nan=False)
-        (folder / PROOF_NAME).write_text(text + "\n", encoding="utf-8")
+        (folder / FILES["proof"]).write_text(text + "\n", encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def read_candidate(folder: Path) -> Candidate:
         PackageError: The description is damaged, or of a kind that cannot be proven here: it has
             not one image as input, or its sizes are fixed.
     """
-    words = read_words(folder)
+    words = read_description(folder)
     try:
         (image,) = words["inputs"]
         space = [axis for axis in image["axes"] if axis["type"] == "space"]
@@ -165,6 +165,7 @@ def prove(
     candidate: Candidate,
     engines: Sequence[Engine],
     truth: Run | None = None,
+    images: Sequence[np.ndarray] = (),
     on_stage: Callable[[str], None] = lambda stage: None,
 ) -> Proof:
     """Measure a package in some engines.
@@ -174,6 +175,7 @@ def prove(
         engines: Those to ask; of each kind that is installed beside this package at least one.
         truth: What the training code computes; the first engine that opens the package where
             left out.
+        images: Normalised images `(1, c, *space)` to compare on beside those of `make_images`.
         on_stage: Told what is done next.
 
     Raises:
@@ -187,7 +189,8 @@ def prove(
             "opens: expected onnx or torchscript"
         )
     first = _runner(direct[0], candidate)
-    _check_agreement(proof, candidate, direct, truth or first, on_stage)
+    images = [*make_images(candidate), *images]
+    _check_agreement(proof, candidate, direct, truth or first, images, on_stage)
     if any(candidate.halo):
         on_stage(f"comparing tiles with the whole in {direct[0].name}")
         _check_tiles(proof, candidate, first, direct[0].name)
@@ -245,10 +248,10 @@ def _check_agreement(
     candidate: Candidate,
     engines: Sequence[Engine],
     truth: Run,
+    images: Sequence[np.ndarray],
     on_stage: Callable[[str], None],
 ) -> None:
     """Compare all engines with the truth on the same images."""
-    images = make_images(candidate)
     expected = [truth(image) for image in images]
     limit = 0.0 if candidate.is_label else AGREEMENT
     for engine in engines:
@@ -284,12 +287,13 @@ def _check_tiles(proof: Proof, candidate: Candidate, run: Run, engine: str) -> N
             places = [
                 slice(a + shift, a + shift + size) for a, size in zip(corner, tile, strict=True)
             ]
-            cut = run(np.ascontiguousarray(image[(..., *places)]))
+            every = (slice(None), slice(None))
+            cut = run(np.ascontiguousarray(image[(*every, *places)]))
             middle = tuple(slice(h, size - h) for h, size in zip(halo, tile, strict=True))
             for part, all_of_it in zip(cut, whole, strict=True):
-                expected = all_of_it[(..., *places)][(..., *middle)]
+                expected = all_of_it[(*every, *places)][(*every, *middle)]
                 length = max(float(np.linalg.norm(whole[0], axis=1).mean()), 1.0)
-                gap = float(np.abs(part[(..., *middle)] - expected).max()) / length
+                gap = float(np.abs(part[(*every, *middle)] - expected).max()) / length
                 worst = max(worst, gap)
         proof.checks.append(Check(name, engine, worst, limit))
 
@@ -304,12 +308,14 @@ def _check_reach(proof: Proof, candidate: Candidate, run: Run, engine: str) -> N
     for shift in (0, 3):
         place = [size // 2 + shift for size in space]
         changed = image.copy()
-        changed[(0, slice(None), *place)] += 10.0
+        changed[(slice(None), slice(None), *(slice(n, n + 1) for n in place))] += 10.0
         for old, new in zip(before, run(changed), strict=True):
             where = np.argwhere((old != new).any(axis=(0, 1)))
             if len(where):
                 far = np.abs(where - place).max(axis=0)
-                excess = max(excess, *(int(f - h) for f, h in zip(far, candidate.halo, strict=True)))
+                excess = max(
+                    excess, *(int(f - h) for f, h in zip(far, candidate.halo, strict=True))
+                )
     proof.checks.append(Check("pixels seen beyond the halo", engine, float(excess), 0.0))
 
 

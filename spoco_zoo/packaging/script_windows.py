@@ -296,45 +296,40 @@ def number_places(
     index = torch.zeros([depth * height * width], dtype=torch.int64, device=device)
     index = index.scatter(0, place.index_select(0, rest), rest + 1)
     index = index.reshape(depth, height, width)
-    z = 0
+    counts = torch.div(shape + window - 1, window, rounding_mode="trunc")
+    windows = int(counts[0] * counts[1] * counts[2])
+    number = 0
     going = rest.size(0) > 0
-    while going and z < depth:
-        y = 0
-        while y < height:
-            x = 0
-            while x < width:
-                start = torch.stack([torch.tensor(z), torch.tensor(y), torch.tensor(x)]).to(device)
-                stop = torch.minimum(start + window, shape)
-                low = torch.clamp(start - margin, min=0)
-                high = torch.minimum(stop + margin, shape)
-                box = index[
-                    int(low[0]) : int(high[0]),
-                    int(low[1]) : int(high[1]),
-                    int(low[2]) : int(high[2]),
-                ].reshape(-1)
-                local = torch.nonzero(box).reshape(-1)
-                if local.size(0) > 0:
-                    who = box.index_select(0, local) - 1
-                    inner = torch.stack([start - low, stop - low - 1], 1)
-                    found, labels = cluster_window(
-                        points.index_select(0, who),
-                        local,
-                        high - low,
-                        low,
-                        inner,
-                        around,
-                        sides,
-                        lattice,
-                        bandwidth,
-                        min_size,
-                    )
-                    is_in = labels >= 0
-                    taken = labels[is_in] + first + centers.size(0)
-                    numbers = numbers.scatter(0, who[is_in], taken)
-                    centers = torch.cat([centers, found])
-                x += int(window[2])
-            y += int(window[1])
-        z += int(window[0])
+    while going and number < windows:
+        at = torch.arange(number, number + 1, device=device)
+        start = find_coordinates(at, counts).reshape(-1) * window
+        stop = torch.minimum(start + window, shape)
+        low = torch.clamp(start - margin, min=0)
+        high = torch.minimum(stop + margin, shape)
+        box = index[
+            int(low[0]) : int(high[0]), int(low[1]) : int(high[1]), int(low[2]) : int(high[2])
+        ].reshape(-1)
+        local = torch.nonzero(box).reshape(-1)
+        if local.size(0) > 0:
+            who = box.index_select(0, local) - 1
+            inner = torch.stack([start - low, stop - low - 1], 1)
+            found, labels = cluster_window(
+                points.index_select(0, who),
+                local,
+                high - low,
+                low,
+                inner,
+                around,
+                sides,
+                lattice,
+                bandwidth,
+                min_size,
+            )
+            is_in = labels >= 0
+            taken = labels[is_in] + first + centers.size(0)
+            numbers = numbers.scatter(0, who[is_in], taken)
+            centers = torch.cat([centers, found])
+        number += 1
     if going:
         volume = torch.zeros([depth * height * width], dtype=torch.int64, device=device)
         volume = volume.scatter(0, place, numbers).reshape(depth, height, width)
