@@ -66,6 +66,11 @@ def test_output_name(output: str) -> str:
     return f"test_{output}.npy"
 
 
+def sample_output_name(output: str) -> str:
+    """File that shows an output of the sample image."""
+    return f"sample_{output}.tif"
+
+
 def describe(spec: Spec, facts: Facts) -> dict[str, Any]:
     """Put the description together."""
     card, flavour = spec.card, facts.flavour
@@ -173,6 +178,7 @@ def _output(output: Output, facts: Facts) -> dict[str, Any]:
         "axes": _axes(output.channels, sizes),
         "data": {"type": output.type},
         "test_tensor": _file(test_output_name(output.id), facts),
+        "sample_tensor": _file(sample_output_name(output.id), facts),
     }
 
 

@@ -31,6 +31,7 @@ from spoco_zoo.packaging.description import (
     describe,
     hash_files,
     package_id,
+    sample_output_name,
     test_output_name,
 )
 from spoco_zoo.packaging.flavours import FLAVOURS, Flavour, FlavourName, build_flavour
@@ -254,6 +255,14 @@ class _Draft:
             compression="zlib",
             metadata={"axes": axes if self.channels > 1 else axes[1:]},
         )
+        outputs = self.run(self._normalize(image)[None])
+        for output, values in zip(self.flavour.outputs, outputs, strict=True):
+            tifffile.imwrite(
+                self.folder / sample_output_name(output.id),
+                _to_picture(values[0]),
+                photometric="minisblack",
+                compression="zlib",
+            )
         image, embedded, labels = self._segment()
         write_cover(self.folder / FILES["cover"], image, embedded, labels)
         (self.folder / FILES["card"]).write_text("# Draft\n", encoding="utf-8")  # it is described
@@ -306,6 +315,18 @@ class _Draft:
     def _simulate(self, space: tuple[int, ...] | list[int], seed: int) -> np.ndarray:
         image, _ = simulate_nuclei(tuple(space), seed)
         return np.repeat(image[None], self.channels, axis=0)
+
+
+def _to_picture(values: np.ndarray) -> np.ndarray:
+    """An output `(c, *space)` as people look at it: labels, or 8 bits a channel, three at most."""
+    if values.dtype.kind in "iu":
+        return values.astype(np.uint16)
+    shown = values[:3]
+    axes = tuple(range(1, values.ndim))
+    low, high = shown.min(axis=axes, keepdims=True), shown.max(axis=axes, keepdims=True)
+    if low.min() >= 0 and high.max() <= 1:  # a probability is shown as it is
+        low, high = np.zeros_like(low), np.ones_like(high)
+    return np.asarray(255 * (shown - low) / np.maximum(high - low, 1e-6)).astype(np.uint8)
 
 
 def _check_target(target: Path, *, overwrite: bool) -> None:
