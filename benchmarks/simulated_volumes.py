@@ -1,9 +1,9 @@
 """Write the simulated volumes that `specs/nuclei-3d-simulated.yaml` is trained on.
 
-    python benchmarks/simulated_volumes.py DATA
-    spoco-zoo train DATA --spec specs/nuclei-3d-simulated.yaml --out runs/nuclei-3d-simulated
-    spoco-zoo run weights/nuclei-3d-simulated DATA/test/images -o predictions
-    spoco-zoo evaluate predictions DATA/test/labels
+python benchmarks/simulated_volumes.py DATA
+spoco-zoo train DATA --spec specs/nuclei-3d-simulated.yaml --out runs/nuclei-3d-simulated
+spoco-zoo run weights/nuclei-3d-simulated DATA/test/images -o predictions
+spoco-zoo evaluate predictions DATA/test/labels
 """
 
 import argparse
