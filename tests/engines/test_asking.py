@@ -112,7 +112,7 @@ def copier(tmp_path):
 
 @pytest.fixture(scope="module")
 def scripts(tmp_path_factory):
-    """TorchScript files: `copy` gives its input back twice, `words` gives no tensors."""
+    """TorchScript files: `copy` gives its input back twice, `words` no tensors."""
     torch = pytest.importorskip("torch")
     import warnings
 
@@ -130,11 +130,13 @@ def scripts(tmp_path_factory):
                 return [x * 2, x * 3, x * 4]
             if self.kind == "words":
                 return {"a": x * 2}
+            if self.kind == "complex":
+                return x.to(torch.complex64)
             return x.clone(), x.flatten()
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for kind in ("copy", "one", "list", "words"):
+        for kind in ("copy", "one", "list", "words", "complex"):
             net = torch.jit.trace(Net(kind), torch.ones(2, 2), check_trace=False, strict=False)
             torch.jit.save(net, str(folder / f"{kind}.pt"))
     return folder
@@ -281,6 +283,20 @@ def test_an_array_of_another_shape_is_refused_while_running(engine, there, tiny_
     with pytest.raises(PackageError) as error:
         (run_onnx if onnx else run_torchscript)(engine, model, np.zeros((1, 3, 8, 8), np.float32))
     assert str(error.value).startswith(f"{model}: {engine.name} cannot run it (")
+
+
+def test_an_output_that_the_old_engines_cannot_hand_over_is_refused(there, copier, scripts):
+    halves, complexes = copier("float16", (2,)), scripts / "complex.pt"
+    for engine in ENGINES:
+        if not engine.from_cache or engine.kind == "bioimageio":
+            continue
+        there(engine)
+        run, model = (run_onnx, halves) if engine.kind == "onnx" else (run_torchscript, complexes)
+        dtype = "float16" if engine.kind == "onnx" else "float32"
+        with pytest.raises(PackageError) as error:
+            run(engine, model, values(dtype, (2,)))
+        assert str(error.value).startswith(f"{model}: {engine.name} cannot run it (")
+        assert "not known to this runner" in str(error.value)
 
 
 @pytest.mark.parametrize("engine", of_kind("torchscript"))
