@@ -259,12 +259,16 @@ def test_a_damaged_file_is_one_sentence(engine, there, tiny_export, tmp_path, da
 
 
 @pytest.mark.parametrize("engine", of_kind("onnx"))
-def test_a_newer_form_of_onnx_is_refused_by_the_engines_of_fiji(engine, there, copier):
+@pytest.mark.parametrize("newer", ["IR version", "opset"])
+def test_a_newer_form_of_onnx_is_refused_by_the_engines_of_fiji(engine, there, copier, newer):
     onnx = pytest.importorskip("onnx")
     there(engine)
     path = copier("float32", (2,))
     model = onnx.load(path)
-    model.ir_version = 10
+    if newer == "opset":
+        model.opset_import[0].version = 18
+    else:
+        model.ir_version = 10
     onnx.save(model, path)
     if not engine.from_cache:
         assert len(run_onnx(engine, path, values("float32", (2,)))) == 2
@@ -272,7 +276,8 @@ def test_a_newer_form_of_onnx_is_refused_by_the_engines_of_fiji(engine, there, c
     with pytest.raises(PackageError) as error:
         run_onnx(engine, path, values("float32", (2,)))
     assert str(error.value).startswith(f"{path}: {engine.name} cannot open it (")
-    assert "IR version" in str(error.value)
+    reason = str(error.value).partition(asking.ADVICE["onnx"])[0]
+    assert ("till opset 17" if newer == "opset" else "IR version") in reason
 
 
 @pytest.mark.parametrize("engine", [*of_kind("onnx"), *of_kind("torchscript")])
@@ -283,6 +288,32 @@ def test_an_array_of_another_shape_is_refused_while_running(engine, there, tiny_
     with pytest.raises(PackageError) as error:
         (run_onnx if onnx else run_torchscript)(engine, model, np.zeros((1, 3, 8, 8), np.float32))
     assert str(error.value).startswith(f"{model}: {engine.name} cannot run it (")
+
+
+@pytest.mark.parametrize("engine", of_kind("torchscript"))
+def test_a_script_brings_operators_that_libtorch_does_not_know(engine, there, tmp_path):
+    there(engine)
+    torch = pytest.importorskip("torch")
+    import warnings
+
+    class Net(torch.nn.Module):
+        def forward(self, x):
+            return torch.nn.functional.interpolate(x, scale_factor=2.0)
+
+    image, path = values("int8", (1, 1, 3, 4)).astype(np.float32), tmp_path / "net.pt"
+    for make in (torch.jit.script, lambda net: torch.jit.trace(net, torch.from_numpy(image))):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.jit.save(make(Net()), str(path))
+        if engine.from_cache and make is torch.jit.script:
+            with pytest.raises(PackageError) as error:
+                run_torchscript(engine, path, image)
+            assert str(error.value).startswith(
+                f"{path}: {engine.name} cannot open it (Unknown builtin op: aten::"
+            )
+        else:
+            (found,) = run_torchscript(engine, path, image)
+            np.testing.assert_array_equal(found, image.repeat(2, axis=2).repeat(2, axis=3))
 
 
 def test_an_output_that_the_old_engines_cannot_hand_over_is_refused(there, copier, scripts):
