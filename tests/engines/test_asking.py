@@ -1,9 +1,5 @@
 """Every engine that is there gives the right numbers, and a sentence where it gives none."""
 
-import os
-import signal
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +7,9 @@ import pytest
 import yaml
 
 from spoco_zoo.engines import ENGINES, asking, run_onnx, run_torchscript
-from spoco_zoo.engines import test_core as ask_core
 from spoco_zoo.errors import MissingExtraError, PackageError
 
 DATA = Path(__file__).parent.parent / "data"
-FORMATS = ("onnx", "torchscript", "pytorch_state_dict")
 TYPES = ("float32", "float64", "int64", "int32", "int16", "int8", "uint8", "bool")
 SHAPES = ((), (1,), (0, 3), (5, 1, 7))
 
@@ -33,38 +27,6 @@ def with_some(kind, many, few):
         if e.kind == kind
         for word in (many if e.from_cache else few)
     ]
-
-
-@pytest.fixture
-def there():
-    """Skip the test unless an engine is there."""
-
-    def check(engine):
-        if not engine.find():
-            pytest.skip(f"{engine.name} is not there: spoco-zoo engines --install")
-
-    return check
-
-
-@dataclass(frozen=True)
-class Fake:
-    """An engine that is lines of Python."""
-
-    code: str
-    kind: str = "onnx"
-    there: bool = True
-    name: str = "Fake 1"
-    version: str = "1"
-    from_cache: bool = False
-
-    def find(self):
-        return self.there
-
-    def install(self, on_stage):
-        raise AssertionError
-
-    def command(self):
-        return (sys.executable, "-c", self.code)
 
 
 def values(dtype, shape, seed=0):
@@ -351,139 +313,30 @@ def test_outputs_that_are_no_tensors_are_refused(engine, there, scripts):
         ('print(\'{"error": "\\\\n why. \\\\n at"}\'); raise SystemExit(1)', "why"),
     ],
 )
-def test_an_engine_that_dies_is_a_sentence_of_ours(tmp_path, code, reason):
+def test_an_engine_that_dies_is_a_sentence_of_ours(fake, tmp_path, code, reason):
     model = tmp_path / "model.onnx"
     model.write_bytes(b"x")
     with pytest.raises(PackageError) as error:
-        run_onnx(Fake(code), model, np.zeros(1, np.float32), timeout=1.0)
+        run_onnx(fake(code), model, np.zeros(1, np.float32), timeout=1.0)
     assert str(error.value) == (
         f"{model}: Fake 1 cannot open it ({reason}): {asking.ADVICE['onnx']}"
     )
 
 
-def test_an_engine_of_another_version_than_its_name_is_not_believed(tmp_path):
+def test_an_engine_of_another_version_than_its_name_is_not_believed(fake, tmp_path):
     model = tmp_path / "model.onnx"
     model.write_bytes(b"x")
     with pytest.raises(PackageError) as error:
-        run_onnx(Fake('print(\'{"engine": "2", "outputs": []}\')'), model, np.zeros(1))
+        run_onnx(fake('print(\'{"engine": "2", "outputs": []}\')'), model, np.zeros(1))
     assert str(error.value) == "Fake 1 says it is 2: expected 1; install it anew"
 
 
-def test_what_is_missing_or_of_another_kind_is_said_first(tmp_path):
+def test_what_is_missing_or_of_another_kind_is_said_first(fake, tmp_path):
     with pytest.raises(PackageError) as error:
-        run_onnx(Fake(""), tmp_path / "none.onnx", np.zeros(1))
+        run_onnx(fake(""), tmp_path / "none.onnx", np.zeros(1))
     assert str(error.value) == f"{tmp_path}/none.onnx: is not there: give the file of the weights"
     with pytest.raises(MissingExtraError) as missing:
-        run_onnx(Fake("", there=False), tmp_path, np.zeros(1))
+        run_onnx(fake("", there=False), tmp_path, np.zeros(1))
     assert str(missing.value) == "Fake 1 is not installed: run spoco-zoo engines --install"
     with pytest.raises(ValueError, match=r"^Fake 1 opens onnx, not torchscript$"):
-        run_torchscript(Fake(""), tmp_path, np.zeros(1))
-
-
-@pytest.fixture
-def damaged(tiny_export, tmp_path):
-    """A copy of the exported package to change."""
-    import shutil
-
-    return Path(shutil.copytree(tiny_export[0], tmp_path / "package"))
-
-
-@pytest.mark.parametrize("engine", of_kind("bioimageio"))
-def test_every_core_accepts_an_exported_package_with_every_format(engine, there, damaged, edit_rdf):
-    there(engine)
-    # who would be looked up; the package of the user keeps it
-    edit_rdf(damaged, lambda words: words["authors"][0].update(github_user="no-such-user-9"))
-    before = (damaged / "rdf.yaml").read_bytes()
-    result = ask_core(engine, damaged, FORMATS)
-    assert result.errors == {"onnx": (), "torchscript": (), "pytorch_state_dict": ()}
-    assert result.passed
-    assert (result.engine, result.core_version) == (engine.name, engine.version)
-    assert result.spec_version.startswith("0.5.")
-    assert (damaged / "rdf.yaml").read_bytes() == before
-
-
-@pytest.mark.parametrize("engine", of_kind("bioimageio"))
-def test_every_core_notices_one_format_that_computes_something_else(
-    engine, there, damaged, edit_rdf
-):
-    there(engine)
-    onnx = pytest.importorskip("onnx")
-    model = onnx.load(damaged / "weights.onnx")
-    first = next(t for t in model.graph.initializer if t.data_type == 1 and len(t.dims) == 4)
-    moved = onnx.numpy_helper.to_array(first) * np.float32(1.5)
-    first.CopyFrom(onnx.numpy_helper.from_array(moved, first.name))
-    onnx.save(model, damaged / "weights.onnx")
-    edit_rdf(damaged)
-    result = ask_core(engine, damaged, ("onnx", "torchscript"))
-    assert result.errors["torchscript"] == ()
-    assert result.errors["onnx"][0].startswith("Output 'embedding'")
-    assert not result.passed
-
-
-@pytest.mark.parametrize("named", [True, False])
-def test_names_at_github_are_left_out_and_nothing_else(damaged, edit_rdf, named):
-    def change(words):
-        words["authors"] = [{"name": "S\u00f8ren"}]
-        if named:
-            words["authors"][0]["github_user"] = "someone"
-            words["maintainers"] = [{"github_user": "someone"}]
-
-    edit_rdf(damaged, change)
-    with (damaged / "rdf.yaml").open("a") as file:
-        file.write("# a comment\n")
-    code = (
-        "import json, pathlib, sys\n"
-        "text = pathlib.Path(sys.argv[1]).read_text(encoding='utf-8')\n"
-        "print(json.dumps({'engine': '1', 'spec': text}))\n"
-    )
-    seen = ask_core(Fake(code, "bioimageio"), damaged, ()).spec_version
-    kept = (damaged / "rdf.yaml").read_text(encoding="utf-8")
-    if not named:
-        assert seen == kept
-        return
-    words = yaml.safe_load(kept)
-    assert words["authors"][0].pop("github_user") == "someone"
-    del words["maintainers"]
-    assert yaml.safe_load(seen) == words
-
-
-def test_a_core_that_dies_half_way_keeps_what_it_said(damaged):
-    code = (
-        "import json, os\n"
-        "print(json.dumps({'engine': '1', 'spec': '2'}))\n"
-        "print(json.dumps({'weights': 'onnx', 'errors': ['a', 'b']}), flush=True)\n"
-        f"os.kill(os.getpid(), {int(signal.SIGSEGV)})\n"
-    )
-    result = ask_core(Fake(code, "bioimageio"), damaged, ("onnx", "torchscript"))
-    assert result.errors == {
-        "onnx": ("a", "b"),
-        "torchscript": ("it was ended by SIGSEGV, perhaps for want of memory",),
-    }
-    assert (result.core_version, result.spec_version) == ("1", "2")
-
-
-def test_a_core_that_cannot_even_start_is_a_sentence(damaged):
-    code = 'print(\'{"error": "ImportError: no xarray"}\'); raise SystemExit(1)'
-    with pytest.raises(PackageError) as error:
-        ask_core(Fake(code, "bioimageio"), damaged, FORMATS)
-    assert str(error.value) == (
-        "Fake 1 does not work (ImportError: no xarray): "
-        "remove it from the cache and install it anew"
-    )
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [(None, os.strerror(2)), ("- a\n", "rdf.yaml is not a mapping"), ("a: [", "while parsing")],
-)
-def test_a_package_that_cannot_be_read_is_a_sentence(tmp_path, content, reason):
-    folder = tmp_path / "package"
-    folder.mkdir()
-    if content is not None:
-        (folder / "rdf.yaml").write_text(content)
-    with pytest.raises(PackageError) as error:
-        ask_core(Fake("", "bioimageio"), folder, FORMATS)
-    said = str(error.value)
-    assert said.startswith(f"{folder}: cannot be read (")
-    assert reason in said
-    assert said.endswith("): expected the folder of a package with rdf.yaml; export it anew")
+        run_torchscript(fake(""), tmp_path, np.zeros(1))
