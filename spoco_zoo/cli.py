@@ -297,7 +297,8 @@ def engines(
                 except SpocoZooError as error:
                     missing += 1
                     _complain(error)
-    table = Table("engine", "opens", "state", title=str(engines_folder()))
+    typer.echo(f"{engines_folder()}:")
+    table = Table("engine", "opens", "state")
     for engine in ENGINES:
         table.add_row(engine.name, engine.kind, "there" if engine.find() else "missing")
     _console(stderr=False).print(table)

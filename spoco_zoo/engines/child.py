@@ -64,9 +64,15 @@ def run_child(
 
 
 def first_line(text: str) -> str:
-    """The first line that says something, cut to a length that fits a sentence."""
+    """The first line that says something, its middle left out where it is too long to read.
+
+    ONNX Runtime begins with where it is in its own source, and ends with what is wrong.
+    """
     lines = (line.strip() for line in text.splitlines())
-    return next((line for line in lines if line), "")[:REASON_LENGTH].rstrip(" .:")
+    line = next((line for line in lines if line), "").rstrip(" .:")
+    if len(line) <= REASON_LENGTH:
+        return line
+    return f"{line[: REASON_LENGTH // 3]} ... {line[len(line) - REASON_LENGTH // 2 :]}"
 
 
 def _first_reason(stderr: str) -> str:

@@ -72,5 +72,6 @@ def test_a_program_that_is_not_there_is_a_word_too(tmp_path):
 
 def test_a_reason_is_one_line_of_a_length_to_read():
     assert first_line("\n  \n first. \n second") == "first"
-    assert first_line("x" * 1000) == "x" * 300
+    assert first_line("x" * 300 + ".") == "x" * 300
+    assert first_line("x" * 999 + "y.") == "x" * 100 + " ... " + "x" * 149 + "y"
     assert first_line(" \n") == ""

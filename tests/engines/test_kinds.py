@@ -1,5 +1,6 @@
 """The list of engines, and what each says when it cannot be had."""
 
+import os
 import sys
 
 import pytest
@@ -134,6 +135,60 @@ def test_without_a_network_the_sentence_says_so_and_nothing_is_left(empty, name)
     assert said.endswith("): look at the network and try again")
     assert "error" in said.lower()
     assert stages[0].startswith(f"{name}: downloading ")
+    assert not engine.find()
+    assert [path for path in empty.iterdir() if path.suffix != ".lock"] == []
+
+
+@pytest.fixture
+def fake_npm(monkeypatch, tmp_path):
+    """An npm that brings a package of some version, with libraries for two systems."""
+    node = kinds.shutil.which("node")
+    if node is None or sys.platform == "win32":
+        pytest.skip("needs node, and scripts with a first line that names their program")
+    programs = tmp_path / "programs"
+    programs.mkdir()
+
+    def put(version):
+        script = programs / "npm"
+        script.write_text(
+            f"#!{sys.executable}\n"
+            "import pathlib, subprocess, sys\n"
+            "home = pathlib.Path(sys.argv[sys.argv.index('--prefix') + 1])\n"
+            "home = home / 'node_modules' / 'onnxruntime-node'\n"
+            "asked = '`${process.platform}/${process.arch}`'\n"
+            f"here = subprocess.check_output([{node!r}, '-p', asked], text=True).strip()\n"
+            "for place in (here, 'other/arch'):\n"
+            "    (home / 'bin' / 'napi-v3' / place).mkdir(parents=True)\n"
+            "    (home / 'bin' / 'napi-v3' / place / 'library').write_text(sys.argv[-1])\n"
+            f"(home / 'package.json').write_text('{{\"version\": \"{version}\"}}')\n"
+            "(home / 'index.js').write_text('')\n"
+        )
+        script.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+
+    return put
+
+
+def test_what_npm_brings_is_kept_for_one_system_and_asked_for_its_version(empty, fake_npm):
+    engine, stages = BY_NAME["ONNX Runtime 1.13.1"], []
+    fake_npm("1.13.1")
+    engine.install(stages.append)
+    assert engine.find()
+    assert stages == ["ONNX Runtime 1.13.1: downloading 30 MB"]
+    (library,) = (empty / engine.item.folder).rglob("library")
+    assert "other" not in library.parts
+    assert library.read_text() == "onnxruntime-node@1.13.1"
+
+
+def test_another_version_than_was_asked_for_is_not_kept(empty, fake_npm):
+    engine = BY_NAME["ONNX Runtime 1.13.1"]
+    fake_npm("1.14.0")
+    with pytest.raises(MissingExtraError) as error:
+        engine.install(lambda stage: None)
+    assert str(error.value) == (
+        "ONNX Runtime 1.13.1 does not start on this machine (it says it is 1.14.0): "
+        "prove the package on another"
+    )
     assert not engine.find()
     assert [path for path in empty.iterdir() if path.suffix != ".lock"] == []
 
