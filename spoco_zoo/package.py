@@ -9,19 +9,21 @@ What the format cannot say stands under `config.spoco_zoo`: the pooling grid, an
 that makes instances of embeddings.
 """
 
-import hashlib
-import os
 import re
-import stat
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from spoco_zoo.archive import (
+    RDF_NAME,
+    check_names,
+    check_zip,
+    read_description,
+    read_member,
+    verify,
+)
 from spoco_zoo.errors import PackageError
 from spoco_zoo.foreground import Head, Prototype
 from spoco_zoo.normalization import (
@@ -32,11 +34,6 @@ from spoco_zoo.normalization import (
     ZeroMeanUnitVariance,
 )
 from spoco_zoo.recipe import Consistency, Recipe
-
-RDF_NAME = "rdf.yaml"
-_MOST_RDF_BYTES = 4_000_000
-_MOST_FILE_BYTES = 4_000_000_000
-_MOST_RATIO = 500  # of a zip member's size to its compressed size
 
 
 class _Strict(BaseModel):
@@ -174,8 +171,8 @@ class Package(_Strict):
         Raises:
             PackageError: The file is missing, outside, or not the one that rdf.yaml states.
         """
-        content = _read_member(self.location, name)
-        _verify(self.location, name, content, self.config.files[name])
+        content = read_member(self.location, name)
+        verify(self.location, name, content, self.config.files[name])
         return content
 
 
@@ -190,47 +187,24 @@ def load_package(location: Path | str) -> Package:
         location = location.parent
     if not location.exists():
         raise PackageError(f"{location}: no such package: expected a folder or a zip")
-    words = _parse_rdf(location)
+    check_zip(location)
+    words = read_description(location)
+    _check_format(location / RDF_NAME, words)
     rdf = _validate(location, words)
     package = _understand(location, rdf)
+    check_names(location, package.config.files)
     for name, expected in package.config.files.items():
-        _verify(location, name, _read_member(location, name), expected)
+        verify(location, name, read_member(location, name), expected)
     return package
 
 
-def _parse_rdf(location: Path) -> dict[str, Any]:
-    content = _read_member(location, RDF_NAME)
-    place = location / RDF_NAME
-    if len(content) > _MOST_RDF_BYTES:
-        raise PackageError(
-            f"{place}: has {len(content)} bytes: expected at most {_MOST_RDF_BYTES}; "
-            "this is no model description"
-        )
-    try:
-        words = yaml.load(content.decode("utf-8"), Loader=_PlainLoader)
-    except UnicodeDecodeError as error:
-        raise PackageError(f"{place}: is not UTF-8 text: the file is damaged") from error
-    except Exception as error:  # a tag on a wrong value makes PyYAML raise anything
-        reason = str(getattr(error, "problem", None) or type(error).__name__)
-        raise PackageError(f"{place}: is not plain YAML ({reason}): the file is damaged") from error
-    if not isinstance(words, dict):
-        raise PackageError(f"{place}: holds a {type(words).__name__}: expected words and values")
+def _check_format(place: Path, words: dict[str, Any]) -> None:
     version = str(words.get("format_version"))
     if words.get("type") != "model" or not re.fullmatch(r"0\.5\.\d+", version):
         raise PackageError(
             f"{place}: is {words.get('type')} of format {version}: "
             "expected model of format 0.5; update the package with bioimageio update-format"
         )
-    return words
-
-
-class _PlainLoader(yaml.SafeLoader):
-    """YAML without aliases, which a description does not need and a YAML bomb is made of."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:  # noqa: ANN401 - as in PyYAML
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("an alias")
-        return super().compose_node(parent, index)
 
 
 def _validate(location: Path, words: dict[str, Any]) -> _Rdf:
@@ -378,73 +352,3 @@ def _scale_um(axes: Sequence[_Axis]) -> tuple[float, ...] | None:
     if any(axis.unit != "micrometer" for axis in axes):
         return None
     return tuple(axis.scale for axis in axes)
-
-
-def _verify(location: Path, name: str, content: bytes, expected: str) -> None:
-    found = hashlib.sha256(content).hexdigest()
-    if found != expected:
-        raise PackageError(
-            f"{location / name}: sha256 is {found[:8]}…, rdf.yaml says {expected[:8]}…: "
-            "the file was changed after export; export again"
-        )
-
-
-def _read_member(location: Path, name: str) -> bytes:
-    """Read one file out of a folder or zip, never from outside of it."""
-    parts = name.replace("\\", "/").split("/")
-    if not name or ".." in parts or "" in parts or ":" in name or "\0" in name:
-        raise PackageError(
-            f"{location}: names the file {name!r}: expected a path inside the package"
-        )
-    if location.is_dir():
-        return _read_from_folder(location, name)
-    return _read_from_zip(location, name)
-
-
-def _read_from_folder(location: Path, name: str) -> bytes:
-    path = location / name
-    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(location)):
-        raise PackageError(
-            f"{location}: the file {name!r} is a link that leaves the package: copy it inside"
-        )
-    try:
-        info = path.stat()
-        if not stat.S_ISREG(info.st_mode):  # a pipe would be waited for
-            raise PackageError(f"{path}: is no plain file: copy or export the package again")
-        if info.st_size > _MOST_FILE_BYTES:
-            raise PackageError(f"{path}: is larger than {_MOST_FILE_BYTES} bytes: not read")
-        return path.read_bytes()
-    except OSError as error:
-        raise PackageError(
-            f"{path}: cannot be read ({error.strerror}): the package is incomplete; "
-            "copy or export it again"
-        ) from error
-
-
-def _read_from_zip(location: Path, name: str) -> bytes:
-    try:
-        with zipfile.ZipFile(location) as archive:
-            matches = [info for info in archive.infolist() if info.filename == name]
-            if len(matches) != 1:
-                raise PackageError(
-                    f"{location}: holds {len(matches)} files {name!r}: expected exactly one, "
-                    "at the top of the zip; export the package again"
-                )
-            info = matches[0]
-            ratio = info.file_size / max(info.compress_size, 1)
-            if info.file_size > _MOST_FILE_BYTES or ratio > _MOST_RATIO:
-                raise PackageError(
-                    f"{location}: {name!r} unpacks to {info.file_size} bytes from "
-                    f"{info.compress_size}: refused as a zip bomb"
-                )
-            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise PackageError(
-                    f"{location}: {name!r} is compressed by method {info.compress_type}: "
-                    "expected deflate; zip it again"
-                )
-            with archive.open(info) as file:
-                return file.read(info.file_size)  # no more than it says, whatever it holds
-    except (zipfile.BadZipFile, zlib.error, OSError, RuntimeError, ValueError, EOFError) as error:
-        raise PackageError(
-            f"{location}: cannot be read as a zip ({error}): download or export it again"
-        ) from error

@@ -9,6 +9,7 @@ What is left at ONNX Runtime's default was tried too: benchmarks/README.md, "The
 import ctypes
 import logging
 import math
+import os
 import sys
 import threading
 import warnings
@@ -30,6 +31,7 @@ from spoco_zoo.package import Package
 _log = logging.getLogger(__name__)
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _PRECISIONS = ("float32", "float16")
+_EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 _FIRST_BLOCK = 2**31 - 1  # bytes of address space: the most that can be asked for
 
 
@@ -256,6 +258,8 @@ def _open(package: Package, device: str, threads: int | None, precision: str) ->
     options.log_severity_level = 4  # what fails is raised below
     options.intra_op_num_threads = threads or count_cores()
     options.enable_mem_pattern = False  # tiles differ in shape, and a plan of each takes memory
+    # weights in other files would be read out of the folder that the program was started in
+    options.add_session_config_entry(_EXTERNAL_FOLDER, os.devnull)
     arena = _roomy_arena(options) if device == "cpu" else nullcontext()
     try:
         with warnings.catch_warnings(), arena:

@@ -543,3 +543,29 @@ def test_weights_in_files_beside_the_network_are_not_read(
         f"{tiny_package / 'weights.onnx'}: ONNX Runtime cannot open it ("
     )
     assert str(error.value).endswith("): export the package again")
+
+
+def test_no_weights_are_read_out_of_the_folder_of_the_program(tiny_package, edit_rdf, monkeypatch):
+    """ONNX Runtime itself reads them there, where a network comes to it as bytes."""
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(tiny_package / "weights.onnx")
+    square = np.eye(64, dtype=np.float32)
+    tensor = onnx.numpy_helper.from_array(square, "square")
+    tensor.ClearField("raw_data")
+    for key, value in (("location", "beside.bin"), ("length", str(square.nbytes))):
+        tensor.external_data.add(key=key, value=value)
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    model.graph.initializer.append(tensor)
+    model.graph.node[3].input[0] = "mixed"  # of width 64
+    model.graph.node.insert(0, onnx.helper.make_node("MatMul", ["image", "square"], ["mixed"]))
+    (tiny_package / "weights.onnx").write_bytes(model.SerializeToString())
+    edit_rdf(tiny_package)
+    monkeypatch.chdir(tiny_package.parent)
+    square.tofile("beside.bin")
+    plain_session(model.SerializeToString())
+    with pytest.raises(PackageError) as error:
+        EmbeddingSession(load_package(tiny_package), "cpu")
+    assert str(error.value).startswith(
+        f"{tiny_package / 'weights.onnx'}: ONNX Runtime cannot open it ("
+    )
+    assert "External data path" in str(error.value)

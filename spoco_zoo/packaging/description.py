@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from spoco_zoo.archive import RDF_NAME
 from spoco_zoo.normalization import (
     FixedZeroMeanUnitVariance,
     Normalization,
@@ -21,7 +22,7 @@ from spoco_zoo.normalization import (
     ScaleRange,
     ZeroMeanUnitVariance,
 )
-from spoco_zoo.package import RDF_NAME, SpocoConfig
+from spoco_zoo.package import SpocoConfig
 from spoco_zoo.packaging.graphs import OPSET
 from spoco_zoo.spec import Spec
 

@@ -16,9 +16,10 @@ import numpy as np
 import torch
 import yaml
 
+from spoco_zoo.archive import RDF_NAME
 from spoco_zoo.errors import PackageError, SettingError
 from spoco_zoo.normalization import fit_affine
-from spoco_zoo.package import RDF_NAME, Package, SpocoConfig, load_package
+from spoco_zoo.package import Package, SpocoConfig, load_package
 from spoco_zoo.packaging.card import Proven, RunFacts, read_scores, write_card, write_cover
 from spoco_zoo.packaging.description import (
     FILES,

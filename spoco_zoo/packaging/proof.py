@@ -13,8 +13,9 @@ import numpy as np
 import torch
 import yaml
 
+from spoco_zoo.archive import RDF_NAME
 from spoco_zoo.errors import PackageError
-from spoco_zoo.package import RDF_NAME, load_package
+from spoco_zoo.package import load_package
 from spoco_zoo.packaging.graphs import output_names, read_torchscript
 from spoco_zoo.segmentation import embed
 from spoco_zoo.session import Embedded, EmbeddingSession
