@@ -14,7 +14,7 @@ BIN = Path(sys.executable).parent
 RUNTIME_ROOMS = (
     "errors files machine onnx_header tiling labels normalization foreground recipe modes "
     "fragments clustering metrics images package spec figures session segmentation evaluation "
-    "simulation cli"
+    "simulation lint/* cli"
 )
 CHECKS = [
     ["ruff", "check", "."],
