@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from functools import partial
 from itertools import chain
 
-from spoco_zoo.lint.description import Tensor, find_mappings
+from spoco_zoo.lint.description import Tensor, find_mappings, show
 from spoco_zoo.lint.evidence import Evidence
 from spoco_zoo.lint.finding import Finding
 
@@ -48,7 +48,7 @@ def _check_words(package: Evidence) -> Iterator[Finding]:
         yield _warning(f"{', '.join(empty)} not filled in, which the zoo reports: fill them in")
     if not 5 <= len(description.name) <= 128 or not _is_plain(description.name):
         yield _error(
-            f"name is {description.name[:60]!r}: expected 5 to 128 letters, digits, spaces "
+            f"name is '{show(description.name)}': expected 5 to 128 letters, digits, spaces "
             "and any of _ + - ( )"
         )
 
@@ -143,7 +143,7 @@ def _check_tolerances(package: Evidence) -> Iterator[Finding]:
             continue
         relative = _limit(named[0], "relative_tolerance", 1e-3)
         absolute = _limit(named[0], "absolute_tolerance", 1e-3)
-        share = _limit(named[0], "mismatched_elements_per_million", 100)
+        share = _limit(named[0], "mismatched_elements_per_million", 100.0)
         if output.is_integer and (relative, absolute) != (0, 0):
             yield _error(
                 f"tolerances of {output.id} are {relative:g} relative and {absolute:g} absolute: "
@@ -184,7 +184,7 @@ def _check_weights(package: Evidence) -> Iterator[Finding]:
         needs = name in ("torchscript", "pytorch_state_dict")
         if needs and (not isinstance(version, str) or "+" in version):
             yield _error(
-                f"{name} weights are of pytorch_version {str(version)[:30]}: "
+                f"{name} weights are of pytorch_version {show(version)}: "
                 "expected the plain version, such as '2.7.0'"
             )
         if name == "onnx" and entry.opset_version is None:

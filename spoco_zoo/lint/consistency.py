@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from functools import partial
 from itertools import chain
 
-from spoco_zoo.lint.description import Axis, Tensor
+from spoco_zoo.lint.description import Axis, Tensor, show
 from spoco_zoo.lint.evidence import Evidence, Sample
 from spoco_zoo.lint.finding import Finding
 from spoco_zoo.onnx_header import OnnxTensor
@@ -99,7 +99,8 @@ def _may_be(axis: Axis, found: int, package: Evidence) -> bool:
         if tensor.id != size.tensor_id or sample is None:
             continue
         for other, length in zip(tensor.axes, sample.shape, strict=False):
-            if other.name == size.axis_id:
+            refers = other.size is not None and other.size.tensor_id is not None
+            if other.name == size.axis_id and not refers:
                 return found == int(length * other.scale / axis.scale) + size.offset
     return True
 
@@ -127,9 +128,9 @@ def _check_onnx(package: Evidence) -> Iterator[Finding]:
             continue
         for value, tensor in zip(found, stated, strict=True):
             if not _fits(value, tensor):
-                sizes = " x ".join(str(size or "?") for size in value.shape or ())[:60]
+                sizes = " x ".join(show(size or "?") for size in value.shape or ())
                 yield _error(
-                    f"{value.name[:60]} is {sizes} in the ONNX file, which is not what rdf.yaml "
+                    f"{show(value.name)} is {sizes} in the ONNX file, which is not what rdf.yaml "
                     f"says of {tensor.id}: describe the axes in the order of the file"
                 )
 

@@ -19,6 +19,7 @@ from pydantic import (
 from spoco_zoo.lint.finding import Finding
 
 _MOST_FINDINGS = 20
+HASH = r"^[0-9a-f]{64}$"
 
 
 def _check_printable(name: str) -> str:
@@ -27,6 +28,13 @@ def _check_printable(name: str) -> str:
     return name
 
 
+def _check_some(parts: tuple[Any, ...]) -> tuple[Any, ...]:
+    if not parts:
+        raise ValueError("is empty")
+    return parts
+
+
+_Some = AfterValidator(_check_some)
 _Count = Annotated[int, Field(strict=True, ge=0, le=2**31)]
 _Name = Annotated[str, Field(max_length=100), AfterValidator(_check_printable)]
 _Scale = Annotated[float, Field(ge=1e-15, le=1e15)]
@@ -119,7 +127,7 @@ class FileReference(_Part):
     """A file of the package, with its hash if that is stated."""
 
     source: _Name
-    sha256: str | None = None
+    sha256: Annotated[str, Field(pattern=HASH)] | None = None
 
 
 def _name_as_file(value: Any) -> Any:  # noqa: ANN401 - from YAML
@@ -134,8 +142,8 @@ class Tensor(_Part):
 
     id: _Name
     description: str = ""
-    axes: Annotated[tuple[Axis, ...], Field(min_length=1)]
-    data: _Data | Annotated[tuple[_Data, ...], Field(min_length=1)] = _Data()
+    axes: Annotated[tuple[Axis, ...], _Some]
+    data: _Data | Annotated[tuple[_Data, ...], _Some] = _Data()
     test_tensor: _File | None = None
     sample_tensor: _File | None = None
     preprocessing: tuple[Operation, ...] = ()
@@ -170,7 +178,7 @@ class Tensor(_Part):
     def channel_names(self) -> tuple[str, ...]:
         """Names of its channels in lower case; none where they are not stated."""
         found = [axis for axis in self.axes if axis.channels is not None]
-        return tuple(str(name).lower() for name in found[0].channel_names) if found else ()
+        return tuple(show(name).lower() for name in found[0].channel_names) if found else ()
 
     @property
     def is_labels(self) -> bool:
@@ -225,8 +233,8 @@ class Description(_Part):
     authors: Any = None
     cite: Any = None
     tags: Any = None
-    inputs: Annotated[tuple[Tensor, ...], Field(min_length=1)]
-    outputs: Annotated[tuple[Tensor, ...], Field(min_length=1)]
+    inputs: Annotated[tuple[Tensor, ...], _Some]
+    outputs: Annotated[tuple[Tensor, ...], _Some]
     weights: _Weights
     config: dict[str, Any] = {}
 
@@ -262,8 +270,24 @@ def parse_description(words: dict[str, Any]) -> Description | list[Finding]:
 
 def name_kind(value: object) -> str:
     """Say what a value of YAML is."""
-    kinds = {dict: "a mapping", list: "a list", bool: "true or false", int: "a number"}
+    kinds = {
+        dict: "a mapping",
+        list: "a list",
+        bool: "true or false",
+        int: "a number",
+        float: "a number",
+        type(None): "nothing",
+    }
     return kinds.get(type(value), f"of type {type(value).__name__}")
+
+
+def show(value: object) -> str:
+    """Write a value of YAML as part of a sentence: short, and without what cannot be printed."""
+    if isinstance(value, str):
+        return "".join(letter if letter.isprintable() else "?" for letter in value[:60])
+    if isinstance(value, int | float) and abs(value) < 1e9:
+        return str(value)
+    return name_kind(value)
 
 
 def find_mappings(description: Description) -> list[str]:

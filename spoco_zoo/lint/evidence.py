@@ -17,7 +17,7 @@ import numpy as np
 
 from spoco_zoo.archive import RDF_NAME, check_names, check_zip, read_member, verify
 from spoco_zoo.errors import PackageError
-from spoco_zoo.lint.description import Description, FileReference, Tensor
+from spoco_zoo.lint.description import HASH, Description, FileReference, Tensor
 from spoco_zoo.onnx_header import OnnxHeader, read_onnx_header
 
 _MOST_CODE_BYTES = 50_000_000
@@ -82,7 +82,7 @@ def gather(location: Path, description: Description) -> Evidence:
     weights = description.weights
     references = _references(description)
     stated = description.configured("spoco_zoo", "files")
-    hashes = {str(name): str(value) for name, value in _as_mapping(stated).items()}
+    hashes = {str(name): _as_hash(value) or "" for name, value in _as_mapping(stated).items()}
     names = dict.fromkeys([*(reference.source for reference in references), *hashes])
     check_names(location, names)
     contents = {name: read_member(location, name) for name in names}
@@ -127,13 +127,16 @@ def _references(description: Description) -> list[FileReference]:
         source = part.get("source") if isinstance(part, dict) else part
         sha256 = part.get("sha256") if isinstance(part, dict) else None
         if isinstance(source, str):
-            known = sha256 if isinstance(sha256, str) else None
-            found.append(FileReference(source=source, sha256=known))
+            found.append(FileReference.model_construct(source=source, sha256=_as_hash(sha256)))
     return [reference for reference in found if reference is not None]
 
 
 def _as_mapping(value: object) -> Mapping[Any, Any]:
     return value if isinstance(value, dict) else {}
+
+
+def _as_hash(value: object) -> str | None:
+    return value if isinstance(value, str) and re.match(HASH, value) else None
 
 
 def _read_operators(content: bytes, place: Path) -> frozenset[str]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from functools import partial
 from itertools import chain
 
-from spoco_zoo.lint.description import Axis, Operation, Tensor, name_kind
+from spoco_zoo.lint.description import Axis, Operation, Tensor, name_kind, show
 from spoco_zoo.lint.evidence import Evidence
 from spoco_zoo.lint.finding import Finding
 
@@ -232,7 +232,7 @@ def _check_onnx(package: Evidence) -> Iterator[Finding]:
     foreign = sorted(set(header.opsets) - _DOMAINS)
     if foreign:
         yield _error(
-            f"the ONNX file asks for operators of {', '.join(foreign)}, which are not there: "
+            f"the ONNX file asks for operators of {', '.join(map(show, foreign))}, which are not there: "
             "export with operators of ONNX alone"
         )
     if header.external:
@@ -249,19 +249,19 @@ def _check_onnx_types(package: Evidence) -> Iterator[Finding]:
     for tensor in header.inputs:
         if tensor.type != "float32":
             yield _error(
-                f"the ONNX input {tensor.name} is {tensor.type}, and float32 is always given: "
+                f"the ONNX input {show(tensor.name)} is {tensor.type}, and float32 is always given: "
                 "cast inside the network"
             )
     # a file with other outputs than the description is a matter of the format
     for found, stated in zip(header.outputs, package.description.outputs, strict=False):
         if found.type not in _ONNX_TYPES:
             yield _error(
-                f"the ONNX output {found.name} is {found.type}, which cannot be taken over: "
+                f"the ONNX output {show(found.name)} is {found.type}, which cannot be taken over: "
                 "give float32, int32 or int64"
             )
         elif found.type != stated.type:
             yield _error(
-                f"the ONNX output {found.name} is {found.type} and {stated.id} is described as "
+                f"the ONNX output {show(found.name)} is {found.type} and {stated.id} is described as "
                 f"{stated.type}, which is refused: describe it as {found.type}"
             )
 
@@ -270,7 +270,7 @@ def _check_torchscript(package: Evidence) -> Iterator[Finding]:
     entry = package.description.weights.torchscript
     if entry is None:
         return
-    version = str(entry.pytorch_version)[:20]
+    version = show(entry.pytorch_version)
     if version.split(".")[0] not in ("1", "2"):
         yield _error(
             f"torchscript weights are of PyTorch {version}: expected 1 or 2, for which there are "

@@ -40,7 +40,7 @@ class Report:
     def summary(self) -> str:
         """Counts and programs in a line."""
         warnings = len(self.findings) - self.errors
-        return f"{self.errors} errors, {warnings} warnings for {', '.join(self.consumers)}"
+        return f"errors: {self.errors}, warnings: {warnings}, for {', '.join(self.consumers)}"
 
     def table(self) -> "Table":
         """Draw the findings, a section for each program, errors first."""
