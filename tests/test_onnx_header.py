@@ -254,7 +254,7 @@ def test_damaged_files_are_refused_or_read_as_onnx_reads_them(read_by_onnx):
         rest=field(8, field(1, b"com.example") + field(2, 1)) + field(25, field(7, b"")),
     )
     ends = {"read": 0, "refused": 0}
-    for number in range(4000):
+    for number in range(2000):
         content = mutate(chance, (TINY, rich)[number % 2])
         try:
             header = read_onnx_header(content, "net.onnx")
@@ -266,10 +266,10 @@ def test_damaged_files_are_refused_or_read_as_onnx_reads_them(read_by_onnx):
             ends["read"] += 1
             assert replace(header, external=()) == replace(expected, external=())
             assert header.external or not expected.external
-    assert min(ends.values()) > 400
+    assert min(ends.values()) > 200
 
 
 def test_any_bytes_are_refused_in_words():
     chance = random.Random(1)
-    for _ in range(5000):
+    for _ in range(2000):
         refused(chance.randbytes(chance.randrange(60)))

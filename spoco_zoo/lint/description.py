@@ -66,11 +66,6 @@ class Size(_Part):
         return self
 
     @property
-    def is_range(self) -> bool:
-        """Whether it is least and step."""
-        return self.min is not None and self.step is not None
-
-    @property
     def is_unknown(self) -> bool:
         """Whether only the run shows it."""
         return self.min is not None and self.step is None
@@ -105,7 +100,6 @@ class Axis(_Part):
 
 class _Data(_Part):
     type: _Name = "float32"
-    range: Any = None
 
 
 def _as_operation(value: Any) -> Any:  # noqa: ANN401 - from YAML
@@ -155,11 +149,6 @@ class Tensor(_Part):
         return (self.data if isinstance(self.data, _Data) else self.data[0]).type
 
     @property
-    def range(self) -> object:
-        """Range of its numbers as stated."""
-        return (self.data if isinstance(self.data, _Data) else self.data[0]).range
-
-    @property
     def is_integer(self) -> bool:
         """Whether its numbers are whole."""
         return self.type.startswith(("int", "uint"))
@@ -197,7 +186,7 @@ class WeightsFile(FileReference):
     """The network in one format."""
 
     parent: str | None = None
-    opset_version: Annotated[int, Field(strict=True)] | None = None
+    opset_version: _Count | None = None
     pytorch_version: Any = None
     architecture: Any = None
 

@@ -232,8 +232,8 @@ def _check_onnx(package: Evidence) -> Iterator[Finding]:
     foreign = sorted(set(header.opsets) - _DOMAINS)
     if foreign:
         yield _error(
-            f"the ONNX file asks for operators of {', '.join(map(show, foreign))}, which are not there: "
-            "export with operators of ONNX alone"
+            f"the ONNX file asks for operators of {', '.join(map(show, foreign))}, which are not "
+            "there: export with operators of ONNX alone"
         )
     if header.external:
         yield _warning(
@@ -249,8 +249,8 @@ def _check_onnx_types(package: Evidence) -> Iterator[Finding]:
     for tensor in header.inputs:
         if tensor.type != "float32":
             yield _error(
-                f"the ONNX input {show(tensor.name)} is {tensor.type}, and float32 is always given: "
-                "cast inside the network"
+                f"the ONNX input {show(tensor.name)} is {tensor.type}, and float32 is always "
+                "given: cast inside the network"
             )
     # a file with other outputs than the description is a matter of the format
     for found, stated in zip(header.outputs, package.description.outputs, strict=False):
@@ -261,8 +261,8 @@ def _check_onnx_types(package: Evidence) -> Iterator[Finding]:
             )
         elif found.type != stated.type:
             yield _error(
-                f"the ONNX output {show(found.name)} is {found.type} and {stated.id} is described as "
-                f"{stated.type}, which is refused: describe it as {found.type}"
+                f"the ONNX output {show(found.name)} is {found.type} and {stated.id} is described "
+                f"as {stated.type}, which is refused: describe it as {found.type}"
             )
 
 
