@@ -374,6 +374,8 @@ JDLL = [
     pytest.param("embeddings", "warning", sizes(4, "halo", "outputs"), "outputs have a halo of 4, by which the image is mirrored at its border even where one tile is enough, so results differ from the test tensor: pad inside the network and leave the halo out", id="halo"),
     pytest.param("labels", "error", sizes({"min": 16, "step": 16}), "raw is not of any size in y in steps of 16, x in steps of 16, so images are cut into tiles whose labels collide: pad inside the network and write step: 1", id="step"),
     pytest.param("labels", "error", put("inputs.0.axes.3.size", 80), "raw is not of any size in x, so images are cut into tiles whose labels collide: pad inside the network and write step: 1", id="fixed"),
+    pytest.param("embeddings", "warning", both(put("inputs.0.axes.3.size", 80), put("outputs.0.axes.1.channel_names", ["a"]), replace("out.npy", npy(np.ones((1, 1, 64, 80), np.float32))), replace("net.onnx", onnx([("y", FLOAT32, None)]))), "raw is not of any size in x, so images are cut into tiles: pad inside the network and write step: 1", id="one-channel"),
+    pytest.param("embeddings", "warning", both(put("inputs.0.axes.3.size", 80), put("outputs.0.data.type", "int64"), replace("out.npy", npy(np.ones((1, 4, 64, 80), np.int64))), replace("net.onnx", onnx([("y", INT64, None)]))), "raw is not of any size in x, so images are cut into tiles: pad inside the network and write step: 1", id="whole-numbers"),
     pytest.param("embeddings", "warning", put("inputs.0.axes.3.size", 80), "raw is not of any size in x, so images are cut into tiles: pad inside the network and write step: 1", id="embeddings-step"),
     pytest.param("labels", "error", both(put("inputs.0.axes.2.size.min", 4730), put("inputs.0.axes.3.size.min", 10642)), "raw has at least 50336660 elements, and more than 50331648 are never done: take smaller images", id="large-image"),
     pytest.param("labels", "error", both(put("weights.onnx.source", "sub/net.onnx"), lambda world: world.files.update({"sub/net.onnx": world.files["net.onnx"]})), "onnx weights are sub/net.onnx, which is not found: put them beside rdf.yaml", id="folder"),
@@ -458,6 +460,7 @@ FORMAT = [
     pytest.param("labels", "error", put("outputs.0.id", "My-Labels"), "a tensor has the id 'My-Labels': expected a name in lower case, of at most 32 letters, digits and _", id="odd-id"),
     pytest.param("labels", "error", put("outputs.0.axes.3.id", "y"), "axes of labels are batch, channel, y, y: expected each once", id="same-axis"),
     pytest.param("labels", "error", put("weights", {}), "there are no weights of a known format: export them", id="no-weights"),
+    pytest.param("labels", "error", put("inputs.0.axes.2.size", {"min": 16}), "raw.y has a size from 16 on without a step: write min and step", id="no-step"),
     pytest.param("labels", "error", put("inputs.0.axes.2.size", None), "raw.y has no size: write one", id="no-size"),
     pytest.param("labels", "error", put("outputs.0.axes.2.size.axis_id", "z"), "labels.y is as large as raw.z, which has no size of its own: refer to an axis that has", id="lost-reference"),
     pytest.param("labels", "error", put("outputs.0.axes.2.size", {"tensor_id": "labels", "axis_id": "x"}), "labels.y is as large as labels.x, which has no size of its own: refer to an axis that has", id="chain"),
@@ -607,6 +610,19 @@ def test_a_tile_grows_by_steps_until_a_side_is_long_enough(tmp_path):
         "a tile of 544 x 144 has 125337600 bytes in maps, and a message less than 104857600: "
         "give fewer channels or a smaller least size"
     ) in found
+
+
+@pytest.mark.parametrize(("length", "fits"), [(4, False), (5, True), (128, True), (129, False)])
+def test_names_have_5_to_128_letters(length, fits, tmp_path):
+    found = of("bioimageio.core", changed("labels", put("name", "n" * length), tmp_path / "p"))
+    assert (found == []) is fits
+
+
+def test_sizes_that_are_not_known_make_no_tile(tmp_path):
+    unknown = put("inputs.0.axes.2.size", {"min": 64})
+    many = put("outputs.0.axes.1.channel_names", [f"c{n}" for n in range(9999)])
+    found = of("ilastik", changed("maps", both(unknown, many), tmp_path / "package"))
+    assert not any("a tile of" in f.message for f in found)
 
 
 def test_qupath_opens_a_folder(zip_folder, tmp_path):

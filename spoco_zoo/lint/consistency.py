@@ -48,6 +48,11 @@ def _check_references(package: Evidence) -> Iterator[Finding]:
             size = axis.size
             if size is None and axis.type not in ("batch", "channel"):
                 yield _error(f"{tensor.id}.{axis.name} has no size: write one")
+            if size is not None and size.is_unknown and axis.type != "index":
+                yield _error(
+                    f"{tensor.id}.{axis.name} has a size from {size.min} on without a step: "
+                    "write min and step"
+                )
             if size is None or size.tensor_id is None or size.axis_id is None:
                 continue
             other = known.get((size.tensor_id, size.axis_id))
