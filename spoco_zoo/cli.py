@@ -45,6 +45,15 @@ class Method(StrEnum):
     consistency = "consistency"
 
 
+class Program(StrEnum):
+    """Programs that open packages, by their own names."""
+
+    jdll = "JDLL"
+    ilastik = "ilastik"
+    qupath = "QuPath"
+    core = "bioimageio.core"
+
+
 def main() -> None:
     """Run the command line."""
     try:
@@ -304,6 +313,30 @@ def engines(
     _console(stderr=False).print(table)
     if missing:
         raise typer.Exit(1)
+
+
+@app.command()
+def validate(
+    package: Annotated[Path, typer.Argument(help="bioimage.io package: a folder or a zip.")],
+    programs: Annotated[
+        list[Program] | None,
+        typer.Option("--for", case_sensitive=False, help="Fiji is JDLL; else what it suits."),
+    ] = None,
+    json: Annotated[Path | None, typer.Option(help="Also write findings to this file.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Find what keeps a package from working in Fiji, ilastik, QuPath or bioimageio.core."""
+    from spoco_zoo.files import refuse_existing, write_bytes
+    from spoco_zoo.lint import Report
+
+    if json is not None:
+        refuse_existing(json, overwrite=overwrite)
+    report = Report.of(package, programs or ())
+    _console(stderr=False).print(report.table())
+    typer.echo(f"{package}: {report.summary}")
+    if json is not None:
+        write_bytes(json, report.to_json().encode(), overwrite=overwrite)
+    raise typer.Exit(1 if report.errors else 0)
 
 
 @dataclass(frozen=True)

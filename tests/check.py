@@ -12,8 +12,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 RUNTIME_ROOMS = (
-    "errors files machine tiling labels normalization foreground recipe modes fragments "
-    "clustering metrics images package spec figures session segmentation evaluation simulation cli"
+    "errors files machine onnx_header tiling labels normalization foreground recipe modes "
+    "fragments clustering metrics images package spec figures session segmentation evaluation "
+    "simulation lint/* cli"
 )
 CHECKS = [
     ["ruff", "check", "."],
