@@ -18,6 +18,7 @@ from PIL import Image
 from typer.main import get_command
 
 from spoco_zoo import cli
+from spoco_zoo.choices import Flags, change_recipe
 from spoco_zoo.errors import ImageError
 from spoco_zoo.evaluation import evaluate, rows
 from spoco_zoo.figures import overlay
@@ -273,8 +274,7 @@ def test_tiles_write_the_same_bytes(call, image_folder, tmp_path):
 def test_the_method_of_the_package_is_kept_where_no_flag_is_given(call, image_folder, tmp_path):
     package = TINY.parent / "tiny_momentum"
     call("run", package, image_folder / "a.tif", "-o", tmp_path / "o.tif", "--bandwidth", "0.4")
-    changes = cli._Changes(None, 0.4, None, None)
-    kept = cli._change_recipe(load_package(package), changes, has_mask=False)
+    kept = change_recipe(load_package(package), Flags(bandwidth=0.4))
     assert kept.clustering.method == "consistency"
     assert kept.clustering.bandwidth == 0.4
     # 250 and 200 of 250 are above one half, and lie apart: each is found again
