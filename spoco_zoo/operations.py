@@ -159,8 +159,9 @@ def parse_operation(words: Mapping[str, Any], axes: Sequence[str]) -> Operation:
             raise ValueError(f"{words.get('id')}: is no operation that is known here") from error
         place = ".".join(str(part) for part in problem["loc"][1:])
         reason = problem["msg"].removeprefix("Value error, ")
+        reason = reason[0].lower() + reason[1:]
         told = f"{place}: {reason}" if place else reason
-        raise ValueError(f"{words.get('id')}: {told[0].lower() + told[1:]}") from error
+        raise ValueError(f"{words.get('id')}: {told}") from error
     used = getattr(operation, "axes", None) or ()
     axis = getattr(operation, "axis", None)
     for name in (*used, *(() if axis is None else (axis,))):

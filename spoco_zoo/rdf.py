@@ -53,7 +53,7 @@ class Reference:
 
     tensor: str
     axis: str
-    offset: float
+    offset: int | float
 
 
 @dataclass(frozen=True)
@@ -326,6 +326,7 @@ def _read_old(tensor: _Tensor4, last: DType) -> Tensor:
         parse_operation(_translate(words, tensor), names)
         for words in (*tensor.preprocessing, *tensor.postprocessing)
     ]
+    operations.append(EnsureDtype(id="ensure_dtype", dtype=last))
     return Tensor(tensor.name, axes, _frame(operations, tensor.data_type, last))
 
 
