@@ -74,7 +74,7 @@ def make_foreign(tmp_path):
     """
 
     def make(network, outputs, *, axes="bcyx", channels=("grey",), size=None, halo=0, change=None):
-        folder = tmp_path / "foreign"
+        folder = tmp_path / f"foreign{len(list(tmp_path.glob('foreign*')))}"
         folder.mkdir()
         weights = network if isinstance(network, bytes) else (DATA / network).read_bytes()
         (folder / "net.onnx").write_bytes(weights)
