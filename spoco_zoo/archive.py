@@ -90,14 +90,31 @@ def check_zip(location: Path) -> None:
         )
 
 
-def read_description(location: Path) -> dict[str, Any]:
-    """Read the words of `rdf.yaml` as data: no tags, no aliases, no word twice.
+def find_description(location: Path) -> str:
+    """Find the name of the description: `rdf.yaml`, or that which newer tools give it.
+
+    Raises:
+        PackageError: It is no folder and no zip.
+    """
+    if location.is_dir():
+        names = {path.name for path in location.iterdir()}
+    else:
+        try:
+            with zipfile.ZipFile(location) as archive:
+                names = set(archive.namelist())
+        except _ZIP_ERRORS as error:
+            raise _no_zip(location, error) from error
+    return next((name for name in (RDF_NAME, "bioimageio.yaml") if name in names), RDF_NAME)
+
+
+def read_description(location: Path, name: str = RDF_NAME) -> dict[str, Any]:
+    """Read the words of a description as data: no tags, no aliases, no word twice.
 
     Raises:
         PackageError: There is none, or it is no such YAML.
     """
-    content = read_member(location, RDF_NAME)
-    place = location / RDF_NAME
+    content = read_member(location, name)
+    place = location / name
     if len(content) > _MOST_RDF_BYTES:
         raise PackageError(
             f"{place}: has {len(content)} bytes: expected at most {_MOST_RDF_BYTES}; "

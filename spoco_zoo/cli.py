@@ -7,7 +7,6 @@ line on stderr and exit code 1; wrong usage is exit code 2; Ctrl-C is 130.
 import signal
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from types import FrameType
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
-    from spoco_zoo.package import Package
-    from spoco_zoo.recipe import Recipe
     from spoco_zoo.training import StepReport
 
 app = typer.Typer(
@@ -166,7 +163,9 @@ def export(
 
 @app.command()
 def run(
-    package: Annotated[Path, typer.Argument(help="bioimage.io package: a folder or a zip.")],
+    package: Annotated[
+        Path, typer.Argument(help="bioimage.io package, ours or not: a folder or a zip.")
+    ],
     inputs: Annotated[list[str], typer.Argument(help="Images, folders, or patterns.")],
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder for the labels; or NAME.tif for one image.")
@@ -174,8 +173,11 @@ def run(
     overlay: Annotated[
         bool, typer.Option(help="Also draw the instances over the image, in OUT/overlays.")
     ] = False,
+    recipe: Annotated[
+        Path | None, typer.Option(help="Recipe of `fit`; that of the package otherwise.")
+    ] = None,
     method: Annotated[
-        Method | None, typer.Option(help="Clustering; that of the package otherwise.")
+        Method | None, typer.Option(help="Clustering; that of the recipe otherwise.")
     ] = None,
     bandwidth: Annotated[
         float | None, typer.Option(help="Radius of a cluster, in embedding units.")
@@ -206,23 +208,23 @@ def run(
     """Find the instances of images and write them as label images."""
     from concurrent.futures import ThreadPoolExecutor
 
+    from spoco_zoo.choices import Flags, plan_run, read_recipe
     from spoco_zoo.images import find_images
     from spoco_zoo.jobs import RunWishes, find_masks, name_targets, run_one
-    from spoco_zoo.package import load_package
-    from spoco_zoo.session import EmbeddingSession
 
-    loaded = load_package(package)
-    changes = _Changes(method, bandwidth, min_size, threshold)
-    recipe = _change_recipe(loaded, changes, has_mask=mask is not None)
+    chosen = None if recipe is None else read_recipe(recipe)
+    name = None if method is None else method.name
+    flags = Flags(name, bandwidth, min_size, threshold, chosen, has_mask=mask is not None)
+    settings, start = plan_run(package, flags, block, device, precision)
     targets = name_targets(find_images(inputs), out, overlay=overlay)
     masks = find_masks([source for source, _ in targets], mask)
     failed = 0
-    session = EmbeddingSession(loaded, device, precision=precision)
-    with session, _progress_bar() as bar:
-        task = bar.add_task(f"{loaded.name} on {session.device}", total=len(targets), detail="")
+    with start() as session, _progress_bar() as bar:
+        title = f"{session.package.name} on {session.device}"
+        task = bar.add_task(title, total=len(targets), detail="")
         # of a single image the tiles are counted, else the images
         count_tiles = _show_tiles(bar, task) if len(targets) == 1 else None
-        wishes = RunWishes(recipe, tile, block, overlay, overwrite, count_tiles)
+        wishes = RunWishes(settings, tile, block, overlay, overwrite, count_tiles)
         # while one image is in the network, the other is read, clustered or written
         pool = ThreadPoolExecutor(2)
         try:
@@ -252,6 +254,30 @@ def run(
     typer.echo(f"{len(targets) - failed} of {len(targets)} images done", err=bool(failed))
     if failed:
         raise typer.Exit(1)
+
+
+@app.command()
+def fit(
+    package: Annotated[Path, typer.Argument(help="Package of embeddings: a folder or a zip.")],
+    image: Annotated[Path, typer.Argument(help="An image as it comes from the microscope.")],
+    labels: Annotated[Path, typer.Argument(help="Its instances: one number for each.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Recipe to write, for run --recipe.")],
+    label_zero: Annotated[
+        Literal["background", "unlabeled"], typer.Option(help="What label 0 means.")
+    ] = "background",
+    device: Annotated[Device, typer.Option(help="Where to compute.")] = "auto",
+    overwrite: Overwrite = False,
+) -> None:
+    """Fit how a package makes instances to one labelled image; needs no PyTorch."""
+    from spoco_zoo.choices import dump_fitted, fit_to_image, open_package
+    from spoco_zoo.files import refuse_existing, write_bytes
+
+    refuse_existing(out, overwrite=overwrite)
+    with open_package(package, device) as session, _console().status("trying recipes"):
+        fitted = fit_to_image(session, image, labels, label_zero)
+    write_bytes(out, dump_fitted(fitted), overwrite=overwrite)
+    scores = ", ".join(f"{name} {value:.3f}" for name, value in fitted.scores.items())
+    typer.echo(f"{out}: the best of {len(fitted.trials)} recipes; on this image: {scores}")
 
 
 @app.command()
@@ -337,60 +363,6 @@ def validate(
     if json is not None:
         write_bytes(json, report.to_json().encode(), overwrite=overwrite)
     raise typer.Exit(1 if report.errors else 0)
-
-
-@dataclass(frozen=True)
-class _Changes:
-    """Flags of `run` that change the recipe of the package."""
-
-    method: Method | None
-    bandwidth: float | None
-    min_size: int | None
-    threshold: float | None
-
-
-def _change_recipe(package: "Package", changes: _Changes, *, has_mask: bool) -> "Recipe":
-    """Apply the flags to the recipe of the package."""
-    from pydantic import ValidationError
-
-    from spoco_zoo.recipe import Hdbscan, Recipe
-    from spoco_zoo.spec import explain
-
-    recipe = package.config.recipe
-    old = recipe.clustering
-    radius = old.epsilon if isinstance(old, Hdbscan) else old.bandwidth
-    radius = radius if changes.bandwidth is None else changes.bandwidth
-    name = changes.method.name if changes.method is not None else old.method
-    words: dict[str, Any] = old.model_dump() if name == old.method else {"method": name}
-    words["epsilon" if name == "hdbscan" else "bandwidth"] = radius
-    changed = recipe.model_dump() | {"clustering": words}
-    if changes.min_size is not None:
-        changed["min_size"] = changes.min_size
-    if changes.threshold is not None:
-        changed["foreground"] = _change_threshold(package, changes.threshold, has_mask=has_mask)
-    try:
-        return Recipe.model_validate(changed)
-    except ValidationError as error:
-        raise SettingError(explain(error, Recipe)) from error
-
-
-def _change_threshold(package: "Package", threshold: float, *, has_mask: bool) -> dict[str, Any]:
-    """Set the threshold of the foreground head; instances are told apart no lower."""
-    if has_mask:
-        raise SettingError(
-            "--threshold and --mask both say what is foreground: give one of them only"
-        )
-    if not package.has_foreground_head:
-        raise SettingError(
-            f"--threshold is {threshold}, but {package.name} has no foreground head: leave it out"
-        )
-    words = package.config.recipe.foreground.model_dump()
-    core = words.get("core_threshold")
-    return {
-        "rule": "head",
-        "threshold": threshold,
-        "core_threshold": None if core is None else max(core, threshold),
-    }
 
 
 class _Interrupt:

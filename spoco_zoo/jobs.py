@@ -9,16 +9,17 @@ from pathlib import Path
 from spoco_zoo.errors import ImageError, SettingError
 from spoco_zoo.files import refuse_existing
 from spoco_zoo.images import find_images, read_image, read_labels, stem_of, write_labels
+from spoco_zoo.prediction import Settings, segment_foreign
 from spoco_zoo.recipe import Recipe
 from spoco_zoo.segmentation import Progress, segment
-from spoco_zoo.session import EmbeddingSession
+from spoco_zoo.session import EmbeddingSession, NetworkSession
 
 
 @dataclass(frozen=True)
 class RunWishes:
     """What is the same for all images of a `run`."""
 
-    recipe: Recipe
+    recipe: Settings
     tile: int | None
     block: int | None
     overlay: bool
@@ -27,7 +28,7 @@ class RunWishes:
 
 
 def run_one(
-    session: EmbeddingSession,
+    session: EmbeddingSession | NetworkSession,
     source: Path,
     target: Path,
     mask: Path | None,
@@ -43,15 +44,25 @@ def run_one(
     image = read_image(source, session.package.n_axes)
     foreground = None if mask is None else read_labels(mask)
     try:
-        labels = segment(
-            image.pixels,
-            session,
-            recipe=wishes.recipe,
-            mask=foreground,
-            tile=wishes.tile,
-            block=wishes.block,
-            progress=wishes.progress,
-        )
+        if isinstance(session, NetworkSession):
+            labels = segment_foreign(
+                image.pixels,
+                session,
+                wishes.recipe,
+                mask=foreground,
+                tile=wishes.tile,
+                progress=wishes.progress,
+            )
+        else:
+            labels = segment(
+                image.pixels,
+                session,
+                recipe=wishes.recipe if isinstance(wishes.recipe, Recipe) else None,
+                mask=foreground,
+                tile=wishes.tile,
+                block=wishes.block,
+                progress=wishes.progress,
+            )
     except ImageError as error:
         raise ImageError(f"{source}: {error}") from error
     if wishes.overlay:

@@ -11,6 +11,9 @@ from jaxtyping import Bool, Integer, UInt32
 
 Labels = UInt32[np.ndarray, "*space"]
 
+BACKGROUND = 0
+UNLABELED = -1  # where it is not known whether there is an instance
+
 _AT_ONCE = 1 << 18  # pixels
 
 

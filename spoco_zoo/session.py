@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property
-from types import TracebackType
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from jaxtyping import Float
 
 from spoco_zoo.device import DenseSteps
 from spoco_zoo.errors import DeviceError, MissingExtraError, PackageError, SettingError
+from spoco_zoo.foreign import ForeignPackage
 from spoco_zoo.machine import count_cores
 from spoco_zoo.package import Package
 
@@ -32,6 +33,12 @@ _log = logging.getLogger(__name__)
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _PRECISIONS = ("float32", "float16")
 _EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
+_FALLS_BACK = "the GPU cannot be used by ONNX Runtime; running on the CPU instead"
+_TENSOR_TYPES: dict[str, type[np.generic]] = {
+    "tensor(float)": np.float32,
+    "tensor(double)": np.float64,
+    "tensor(float16)": np.float16,
+}
 _FIRST_BLOCK = 2**31 - 1  # bytes of address space: the most that can be asked for
 
 
@@ -84,10 +91,7 @@ class EmbeddingSession:
         if self.device == "cuda":
             self._session = _open(package, "cuda", threads, precision)
         if self._session is None and device == "cuda":
-            raise DeviceError(
-                "cuda was asked for, but ONNX Runtime cannot start it: "
-                "pip install 'spoco-zoo[cuda]', or use --device cpu"
-            )
+            raise _no_cuda()
         if self._session is None and precision == "float16":
             raise DeviceError(
                 "precision is float16 on the device cpu, which does not compute in it: "
@@ -95,7 +99,7 @@ class EmbeddingSession:
             )
         if self._session is None:
             if self.device == "cuda":
-                _log.warning("the GPU cannot be used by ONNX Runtime; running on the CPU instead")
+                _log.warning(_FALLS_BACK)
             self.device = "cpu"
             self._session = _open(package, "cpu", threads, precision)
 
@@ -107,12 +111,7 @@ class EmbeddingSession:
     def __enter__(self) -> "EmbeddingSession":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -192,6 +191,84 @@ def hush() -> None:
     onnxruntime.set_default_logger_severity(4)
 
 
+class NetworkSession:
+    """The network of a package of others on one device. Close it, or use it in a `with`."""
+
+    def __init__(
+        self, package: ForeignPackage, device: str = "auto", threads: int | None = None
+    ) -> None:
+        """Open the ONNX weights of a verified package, as `EmbeddingSession` does.
+
+        Raises:
+            DeviceError: The device is unknown, or asked for and not there.
+            PackageError: The weights are no network that ONNX Runtime can open, or have other
+                inputs or outputs than the description.
+        """
+        self.package = package
+        self.turn = threading.Lock()  # for callers that let several threads take turns
+        self.device = _pick_device(device)
+        place = package.location / package.description.onnx_name
+        content = package.read_weights()
+        self._session = _start(content, place, self.device, threads)
+        if self._session is None:
+            if device == "cuda":
+                raise _no_cuda()
+            _log.warning(_FALLS_BACK)
+            self.device = "cpu"
+            self._session = _start(content, place, "cpu", threads)
+        self._names = self._find_names(place)
+
+    def __enter__(self) -> "NetworkSession":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free what the session holds."""
+        self._session = None
+
+    def run(self, image: np.ndarray) -> dict[str, np.ndarray]:
+        """Run the network on one array, with the axes that the description gives the input.
+
+        Returns:
+            The outputs that the package uses, by their names in the description.
+
+        Raises:
+            PackageError: The network fails.
+        """
+        if self._session is None:
+            raise PackageError(f"{self.package.name}: the session is closed: open a new one")
+        taken = self._session.get_inputs()[0]
+        kind = _TENSOR_TYPES.get(taken.type, image.dtype)
+        batch = np.ascontiguousarray(image, dtype=kind)
+        wanted = [tensor.name for tensor in self.package.outputs]
+        try:
+            values = self._session.run([self._names[name] for name in wanted], {taken.name: batch})
+        except Exception as error:
+            reason = str(error).splitlines()[0]
+            raise PackageError(
+                f"{self.package.location}: the network failed on shape {batch.shape} ({reason}): "
+                "use smaller tiles, or ask the authors of the package"
+            ) from error
+        return dict(zip(wanted, values, strict=True))
+
+    def _find_names(self, place: Path) -> dict[str, str]:
+        """Find the outputs of the network: by their names, or else by their order."""
+        session: Any = self._session
+        taken = [tensor.name for tensor in session.get_inputs()]
+        given = [tensor.name for tensor in session.get_outputs()]
+        said = [tensor.name for tensor in self.package.description.outputs]
+        if len(taken) == 1 and set(said) <= set(given):
+            return {name: name for name in said}
+        if len(taken) == 1 and len(said) == len(given):
+            return dict(zip(said, given, strict=True))
+        raise PackageError(
+            f"{place}: takes {', '.join(taken)} and gives {', '.join(given)}: the description says "
+            f"{self.package.image.name} and {', '.join(said)}; ask its authors"
+        )
+
+
 def find_gpu() -> bool:
     """Tell whether an NVIDIA driver with at least one GPU is there, without loading CUDA."""
     name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
@@ -202,6 +279,13 @@ def find_gpu() -> bool:
     except (OSError, AttributeError):
         return False
     return ready and count.value > 0
+
+
+def _no_cuda() -> DeviceError:
+    return DeviceError(
+        "cuda was asked for, but ONNX Runtime cannot start it: "
+        "pip install 'spoco-zoo[cuda]', or use --device cpu"
+    )
 
 
 def _pick_device(name: str) -> str:
@@ -253,12 +337,28 @@ def convert_to_half(content: bytes) -> bytes:
 
 def _open(package: Package, device: str, threads: int | None, precision: str) -> Any | None:  # noqa: ANN401
     """Open a session; None where the device turns out not to work."""
-    import onnxruntime
-
     content = package.read(package.onnx_name)
     if precision == "float16":
         _open(package, "cpu", threads, "float32")  # refuses what must not be converted
         content = _convert(content, package)
+    session = _start(content, package.location / package.onnx_name, device, threads)
+    if session is None:
+        return None
+    taken = [tensor.name for tensor in session.get_inputs()]
+    given = [tensor.name for tensor in session.get_outputs()]
+    if taken != [package.input_id] or not set(package.outputs) <= set(given):
+        raise PackageError(
+            f"{package.location / package.onnx_name}: takes {', '.join(taken)} and gives "
+            f"{', '.join(given)}: rdf.yaml says {package.input_id} and "
+            f"{', '.join(package.outputs)}; export the package again"
+        )
+    return session
+
+
+def _start(content: bytes, place: Path, device: str, threads: int | None) -> Any | None:  # noqa: ANN401
+    """Start ONNX Runtime on a network; None where the device turns out not to work."""
+    import onnxruntime
+
     if device == "cuda" and hasattr(onnxruntime, "preload_dlls"):
         onnxruntime.preload_dlls()  # CUDA and cuDNN from their wheels
     options = onnxruntime.SessionOptions()
@@ -277,20 +377,9 @@ def _open(package: Package, device: str, threads: int | None, precision: str) ->
             return None
         reason = str(error).splitlines()[0]
         raise PackageError(
-            f"{package.location / package.onnx_name}: ONNX Runtime cannot open it ({reason}): "
-            "export the package again"
+            f"{place}: ONNX Runtime cannot open it ({reason}): export the package again"
         ) from error
-    if session.get_providers()[0] != _PROVIDERS[device]:
-        return None
-    taken = [tensor.name for tensor in session.get_inputs()]
-    given = [tensor.name for tensor in session.get_outputs()]
-    if taken != [package.input_id] or not set(package.outputs) <= set(given):
-        raise PackageError(
-            f"{package.location / package.onnx_name}: takes {', '.join(taken)} and gives "
-            f"{', '.join(given)}: rdf.yaml says {package.input_id} and "
-            f"{', '.join(package.outputs)}; export the package again"
-        )
-    return session
+    return session if session.get_providers()[0] == _PROVIDERS[device] else None
 
 
 @contextmanager

@@ -12,9 +12,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 RUNTIME_ROOMS = (
-    "errors files machine onnx_header tiling labels normalization foreground recipe modes "
-    "fragments clustering metrics images package spec figures session segmentation evaluation "
-    "simulation lint/* cli"
+    "errors files archive machine onnx_header tiling labels normalization operations boundaries "
+    "foreground recipe modes fragments clustering metrics images package rdf foreign spec figures "
+    "fitting session segmentation prediction evaluation simulation choices lint/* cli"
 )
 CHECKS = [
     ["ruff", "check", "."],

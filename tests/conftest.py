@@ -49,6 +49,77 @@ def tiny_package(copy_tiny):
     return copy_tiny("package")
 
 
+def describe_axes(letters, channels, size=None, halo=0):
+    """Axes of format 0.5, of letters as in 0.4."""
+    kinds = {"b": "batch", "c": "channel", "t": "time", "i": "index"}
+    axes = []
+    for letter in letters:
+        axis = {"type": kinds.get(letter, "space"), "id": kinds.get(letter, letter)}
+        if letter == "c":
+            axis["channel_names"] = list(channels)
+        elif letter in "ti":
+            axis["size"] = 1
+        elif letter in "zyx":
+            axis |= {"size": size or {"tensor_id": "image", "axis_id": letter}}
+            axis |= {"halo": halo} if halo else {}
+        axes.append(axis)
+    return axes
+
+
+@pytest.fixture
+def make_foreign(tmp_path):
+    """Write a package of others around a network, in format 0.5, and return its folder.
+
+    `outputs` maps names to the letters of their axes, their channels, and other words.
+    """
+
+    def make(network, outputs, *, axes="bcyx", channels=("grey",), size=None, halo=0, change=None):
+        folder = tmp_path / f"foreign{len(list(tmp_path.glob('foreign*')))}"
+        folder.mkdir()
+        weights = network if isinstance(network, bytes) else (DATA / network).read_bytes()
+        (folder / "net.onnx").write_bytes(weights)
+        image = {"id": "image", "data": {"type": "float32"}}
+        image["axes"] = describe_axes(axes, channels, size or {"min": 2, "step": 2})
+        digest = hashlib.sha256(weights).hexdigest()
+        words = {"type": "model", "format_version": "0.5.4", "name": "Stranger", "inputs": [image]}
+        words["outputs"] = []
+        for name, (letters, named, more) in outputs.items():
+            output = {"id": name, "data": {"type": "float32"}}
+            output["axes"] = describe_axes(letters, named, halo=halo)
+            words["outputs"].append(output | more)
+        words["weights"] = {"onnx": {"source": "net.onnx", "sha256": digest, "opset_version": 17}}
+        words = json.loads(json.dumps(words))  # what stands twice must not become an alias
+        if change is not None:
+            change(words)
+        (folder / "rdf.yaml").write_text(yaml.safe_dump(words, sort_keys=False))
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def make_stranger(make_foreign):
+    """Write the network of the tiny package as a package of others, which says nothing of SPOCO."""
+
+    def make(*, halo=4, size=None, change=None):
+        outputs = {
+            "embedding": ("bcyx", ("a", "b"), {}),
+            "foreground": ("bcyx", ("foreground",), {}),
+        }
+
+        def prepare(words):
+            kwargs = {"axes": ["y", "x"]}
+            words["inputs"][0]["preprocessing"] = [{"id": "scale_range", "kwargs": kwargs}]
+            if change is not None:
+                change(words)
+
+        return make_foreign(
+            "tiny_package/weights.onnx", outputs, size=size, halo=halo, change=prepare
+        )
+
+    return make
+
+
 @pytest.fixture
 def load_tiny():
     """Load a package of `data` where it lies, for tests that damage nothing."""

@@ -18,6 +18,7 @@ from PIL import Image
 from typer.main import get_command
 
 from spoco_zoo import cli
+from spoco_zoo.choices import Flags, change_recipe
 from spoco_zoo.errors import ImageError
 from spoco_zoo.evaluation import evaluate, rows
 from spoco_zoo.figures import overlay
@@ -65,7 +66,7 @@ def assert_is_error(result, sentence):
 def test_help_names_every_command(call):
     result = call("--help")
     assert result.code == 0
-    for command in ("train", "export", "run", "evaluate", "validate"):
+    for command in ("train", "export", "run", "fit", "evaluate", "validate", "engines"):
         assert f"\n  {command} " in result.out
 
 
@@ -75,7 +76,9 @@ def test_without_a_command_the_help_is_shown(call):
     assert "spoco-zoo [OPTIONS] COMMAND [ARGS]..." in result.out + result.err
 
 
-@pytest.mark.parametrize("command", ["train", "export", "run", "evaluate", "validate"])
+@pytest.mark.parametrize(
+    "command", ["train", "export", "run", "fit", "evaluate", "validate", "engines"]
+)
 def test_every_word_of_every_command_is_explained(call, command):
     assert call(command, "--help").code == 0
     words = get_command(cli.app).commands[command].params
@@ -274,8 +277,7 @@ def test_tiles_write_the_same_bytes(call, image_folder, tmp_path):
 def test_the_method_of_the_package_is_kept_where_no_flag_is_given(call, image_folder, tmp_path):
     package = TINY.parent / "tiny_momentum"
     call("run", package, image_folder / "a.tif", "-o", tmp_path / "o.tif", "--bandwidth", "0.4")
-    changes = cli._Changes(None, 0.4, None, None)
-    kept = cli._change_recipe(load_package(package), changes, has_mask=False)
+    kept = change_recipe(load_package(package), Flags(bandwidth=0.4))
     assert kept.clustering.method == "consistency"
     assert kept.clustering.bandwidth == 0.4
     # 250 and 200 of 250 are above one half, and lie apart: each is found again
@@ -865,3 +867,72 @@ def test_names_that_look_like_markup_are_printed_as_they_are(call, tiny_package,
     tifffile.imwrite(path, image)
     result = call("run", tiny_package, path, "-o", tmp_path / "out")
     assert "scan[day 1][-y].tif: " in result.err
+
+
+# --- packages of others
+
+
+def test_a_package_of_others_runs_with_flags(call, make_stranger, image_folder, paint, tmp_path):
+    out = tmp_path / "labels"
+    flags = ("--bandwidth", "0.5", "--min-size", "4", "--overlay")
+    result = call("run", make_stranger(), image_folder, "-o", out, *flags)
+    assert result.code == 0
+    assert result.out == "3 of 3 images done\n"
+    for name in "abc":
+        assert (read_labels(out / f"{name}.tif") == truth_of(paint, name)).all()
+        assert (out / "overlays" / f"{name}.png").exists()
+
+
+def test_a_package_of_others_asks_for_what_it_does_not_say(
+    call, make_stranger, image_folder, tmp_path
+):
+    result = call("run", make_stranger(), image_folder, "-o", tmp_path / "labels")
+    assert_is_error(
+        result,
+        "Stranger gives embeddings and no recipe for instances: give --bandwidth, or fit a recipe "
+        "on a labelled image (spoco-zoo fit) and give it with --recipe",
+    )
+    assert not (tmp_path / "labels").exists()
+
+
+def test_a_recipe_is_fitted_and_then_used(call, make_stranger, image_folder, paint, tmp_path):
+    package, recipe = make_stranger(), tmp_path / "recipe.json"
+    labels = tmp_path / "truth.tif"
+    tifffile.imwrite(labels, truth_of(paint, "a"))
+    told = call("fit", package, image_folder / "a.tif", labels, "-o", recipe)
+    assert told.code == 0
+    assert told.out.startswith(f"{recipe}: the best of ")
+    assert "; on this image: ap50 1.000, " in told.out
+    again = call("fit", package, image_folder / "a.tif", labels, "-o", recipe)
+    assert_is_error(again, f"{recipe}: exists already: choose another name or add --overwrite")
+    result = call("run", package, image_folder, "-o", tmp_path / "out", "--recipe", recipe)
+    assert result.code == 0
+    for name in "abc":
+        found = read_labels(tmp_path / "out" / f"{name}.tif")
+        assert found.max() == truth_of(paint, name).max()
+
+
+def test_boundaries_and_labels_of_others_run_too(call, make_foreign, image_folder, tmp_path):
+    maps = {"maps": ("bcyx", ["foreground", "boundary"], {})}
+    package = make_foreign("foreign/boundaries.onnx", maps, halo=2)
+    result = call("run", package, image_folder / "a.tif", "-o", tmp_path / "a.tif")
+    assert f"{tmp_path / 'a.tif'}: " in result.err
+    assert read_labels(tmp_path / "a.tif").max() >= 4
+    ids = {"labels": ("bcyx", "l", {"data": {"type": "int32"}})}
+    package = make_foreign("foreign/labels.onnx", ids)
+    call("run", package, image_folder / "a.tif", "-o", tmp_path / "b.tif")
+    assert read_labels(tmp_path / "b.tif").max() == 5
+
+
+def test_an_image_that_does_not_fit_a_package_of_others_is_named(
+    call, make_stranger, image_folder, tmp_path
+):
+    np.save(tmp_path / "wide.npy", np.zeros((8, 8, 3), np.uint8))
+    result = call(
+        "run", make_stranger(), tmp_path / "wide.npy", "-o", tmp_path / "o", "--bandwidth", "1"
+    )
+    assert result.code == 1
+    assert (
+        f"Error: {tmp_path / 'wide.npy'}: image has 3 channels: Stranger was trained on 1; "
+        "select or convert channels first"
+    ) in result.err

@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from spoco_zoo.errors import PackageError
+from spoco_zoo.foreign import load_foreign
 from spoco_zoo.package import load_package
 
 TINY = Path(__file__).parent / "data" / "tiny_package"
@@ -32,8 +33,8 @@ STRANGE = (
 
 
 @pytest.fixture(scope="module")
-def words():
-    """The description of a package of two files, as small as one gets."""
+def our_words():
+    """The description of a package of ours of two files, as small as one gets."""
     everything = yaml.safe_load((TINY / "rdf.yaml").read_text())
     spoco = everything["config"]["spoco_zoo"]
     spoco["files"] = {"weights.onnx": hashlib.sha256(b"weights").hexdigest()}
@@ -43,6 +44,27 @@ def words():
     for tensor in (*everything["inputs"], *everything["outputs"]):
         del tensor["test_tensor"]
     return everything
+
+
+@pytest.fixture(scope="module")
+def their_words(our_words):
+    """The same as a package of others, once in each format."""
+    words = copy.deepcopy(our_words)
+    del words["config"]
+    for axis in words["inputs"][0]["axes"][2:]:
+        axis["size"] = {"min": 8, "step": 2}
+    for axis in words["outputs"][0]["axes"][2:]:
+        axis |= {"size": {"tensor_id": "image", "axis_id": axis["id"]}, "halo": 4}
+    words["weights"]["onnx"]["sha256"] = hashlib.sha256(b"weights").hexdigest()
+    range_of = {"mode": "per_sample", "axes": "yx"}
+    image = {"name": "image", "axes": "bcyx", "data_type": "uint8"}
+    image["shape"] = {"min": [1, 1, 8, 8], "step": [0, 0, 2, 2]}
+    image["preprocessing"] = [{"name": "scale_range", "kwargs": range_of}]
+    output = {"name": "embedding", "axes": "bcyx", "data_type": "float32", "halo": [0, 0, 4, 4]}
+    shape = {"reference_tensor": "image", "scale": [1, None, 1, 1], "offset": [0, 1, 0, 0]}
+    output["shape"] = shape
+    old = words | {"format_version": "0.4.10", "inputs": [image], "outputs": [output]}
+    return words, old
 
 
 def places_of(words, before=()):
@@ -149,12 +171,15 @@ def damage(package, members, whole, kind, draw):
             write_zip(package, zip_members(members, draw))
 
 
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", ["words", "folder", "zip bytes", "zip members"])
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(("origin", "count"), [("ours", 1000), ("theirs", 1000), ("old", 500)])
 def test_whatever_comes_is_loaded_or_refused_and_nothing_is_written(
-    tmp_path, monkeypatch, words, kind, seed
+    tmp_path, monkeypatch, request, our_words, their_words, kind, origin, count
 ):
-    draw = random.Random(f"{kind} {seed}")
+    draw = random.Random(request.node.name)
+    words = {"ours": our_words, "theirs": their_words[0], "old": their_words[1]}[origin]
+    load = load_package if origin == "ours" else load_foreign
     home, package = tmp_path / "home", tmp_path / "package"
     home.mkdir()
     monkeypatch.chdir(home)
@@ -168,13 +193,13 @@ def test_whatever_comes_is_loaded_or_refused_and_nothing_is_written(
         whole = b""
         for name, content in members.items():
             (package / name).write_bytes(content)
-    load_package(package)
-    sentences, count = [], 500
+    load(package)
+    sentences = []
     for _ in range(count):
         damage(package, members, whole, kind, draw)
         before = listing(tmp_path)
         try:
-            load_package(package)
+            load(package)
         except PackageError as error:
             sentences.append(str(error))
         assert listing(tmp_path) == before

@@ -32,11 +32,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from spoco_zoo.labels import BACKGROUND, UNLABELED
 from spoco_zoo.spec import LossSettings
 from spoco_zoo.training.net import NetOutput
-
-UNLABELED = -1
-BACKGROUND = 0
 
 _CHUNK = 32  # instances whose soft masks are alive at once
 _TINY = 1e-6

@@ -28,9 +28,9 @@ from torch.utils.data import Dataset
 
 from spoco_zoo.errors import ImageError
 from spoco_zoo.images import pair_files, read_image, read_labels, stem_of
+from spoco_zoo.labels import BACKGROUND, UNLABELED
 from spoco_zoo.normalization import fit_affine
 from spoco_zoo.spec import AugmentationSettings, DataSettings, LabelZero, ScheduleSettings, Spec
-from spoco_zoo.training.loss import BACKGROUND, UNLABELED
 
 
 @dataclass(frozen=True, eq=False)
