@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from spoco_zoo import cli_checks
 from spoco_zoo.errors import ImageError, OutputError, PackageError, SettingError, SpocoZooError
+from spoco_zoo.terminal import complain, console, progress_bar
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.progress import Progress, TaskID
 
     from spoco_zoo.training import StepReport
@@ -42,13 +43,9 @@ class Method(StrEnum):
     consistency = "consistency"
 
 
-class Program(StrEnum):
-    """Programs that open packages, by their own names."""
-
-    jdll = "JDLL"
-    ilastik = "ilastik"
-    qupath = "QuPath"
-    core = "bioimageio.core"
+app.command()(cli_checks.validate)
+app.command("test")(cli_checks.prove)
+app.command()(cli_checks.engines)
 
 
 def main() -> None:
@@ -56,7 +53,7 @@ def main() -> None:
     try:
         app()
     except SpocoZooError as error:
-        _complain(error)
+        complain(error)
         sys.exit(1)
 
 
@@ -106,7 +103,7 @@ def train(
         "schedule": {"steps": steps, "seed": seed},
     }
     recipe = change_spec(recipe, changes)
-    with _progress_bar() as bar, _Interrupt() as interrupt:
+    with progress_bar() as bar, _Interrupt() as interrupt:
         task = bar.add_task("starting", total=None, detail="")
         show_step = _show_step(bar, task)
         options = TrainOptions(
@@ -149,7 +146,7 @@ def export(
     """Write bioimage.io packages from a run, after proving that they work."""
     from spoco_zoo.packaging import ExportOptions, export_packages
 
-    with _console().status("reading the run") as status:
+    with console().status("reading the run") as status:
         options = ExportOptions(
             engines=engines,
             scores=scores,
@@ -219,7 +216,7 @@ def run(
     targets = name_targets(find_images(inputs), out, overlay=overlay)
     masks = find_masks([source for source, _ in targets], mask)
     failed = 0
-    with start() as session, _progress_bar() as bar:
+    with start() as session, progress_bar() as bar:
         title = f"{session.package.name} on {session.device}"
         task = bar.add_task(title, total=len(targets), detail="")
         # of a single image the tiles are counted, else the images
@@ -239,10 +236,10 @@ def run(
                     bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
                 except (ImageError, OutputError, PackageError) as error:
                     failed += 1
-                    _complain(error)
+                    complain(error)
                 except MemoryError:
                     failed += 1
-                    _complain(
+                    complain(
                         ImageError(
                             f"{source}: does not fit into memory: use a smaller --tile and --block"
                         )
@@ -273,7 +270,7 @@ def fit(
     from spoco_zoo.files import refuse_existing, write_bytes
 
     refuse_existing(out, overwrite=overwrite)
-    with open_package(package, device) as session, _console().status("trying recipes"):
+    with open_package(package, device) as session, console().status("trying recipes"):
         fitted = fit_to_image(session, image, labels, label_zero)
     write_bytes(out, dump_fitted(fitted), overwrite=overwrite)
     scores = ", ".join(f"{name} {value:.3f}" for name, value in fitted.scores.items())
@@ -298,7 +295,7 @@ def evaluate(
 
     if json is not None:
         refuse_existing(json, overwrite=overwrite)
-    with _progress_bar() as bar:
+    with progress_bar() as bar:
         task = bar.add_task("scoring", total=None, detail="")
         evaluation = score_files(
             predictions, truth, lambda done, total: bar.update(task, completed=done, total=total)
@@ -306,63 +303,10 @@ def evaluate(
     table = Table("score", "value")
     for name, value in rows(evaluation):
         table.add_row(name, value)
-    _console(stderr=False).print(table)
+    console(stderr=False).print(table)
     if json is not None:
         text = dumps(evaluation.to_json(), indent=1)
         write_bytes(json, text.encode(), overwrite=overwrite)
-
-
-@app.command()
-def engines(
-    install: Annotated[
-        bool, typer.Option(help="Get those that are missing: 1.2 GB to download, 2.4 GB of disk.")
-    ] = False,
-) -> None:
-    """List the engines that packages are proven in, as Fiji and ilastik bring them."""
-    from rich.table import Table
-
-    from spoco_zoo.engines import ENGINES, engines_folder
-
-    missing = 0
-    if install:
-        with _console().status("looking") as status:
-            for engine in ENGINES:
-                try:
-                    engine.install(status.update)
-                except SpocoZooError as error:
-                    missing += 1
-                    _complain(error)
-    typer.echo(f"{engines_folder()}:")
-    table = Table("engine", "opens", "state")
-    for engine in ENGINES:
-        table.add_row(engine.name, engine.kind, "there" if engine.find() else "missing")
-    _console(stderr=False).print(table)
-    if missing:
-        raise typer.Exit(1)
-
-
-@app.command()
-def validate(
-    package: Annotated[Path, typer.Argument(help="bioimage.io package: a folder or a zip.")],
-    programs: Annotated[
-        list[Program] | None,
-        typer.Option("--for", case_sensitive=False, help="Fiji is JDLL; else what it suits."),
-    ] = None,
-    json: Annotated[Path | None, typer.Option(help="Also write findings to this file.")] = None,
-    overwrite: Overwrite = False,
-) -> None:
-    """Find what keeps a package from working in Fiji, ilastik, QuPath or bioimageio.core."""
-    from spoco_zoo.files import refuse_existing, write_bytes
-    from spoco_zoo.lint import Report
-
-    if json is not None:
-        refuse_existing(json, overwrite=overwrite)
-    report = Report.of(package, programs or ())
-    _console(stderr=False).print(report.table())
-    typer.echo(f"{package}: {report.summary}")
-    if json is not None:
-        write_bytes(json, report.to_json().encode(), overwrite=overwrite)
-    raise typer.Exit(1 if report.errors else 0)
 
 
 class _Interrupt:
@@ -402,35 +346,3 @@ def _show_step(bar: "Progress", task: "TaskID") -> Callable[["StepReport"], None
 def _show_tiles(bar: "Progress", task: "TaskID") -> Callable[[int, int], None]:
     """Make the callback that shows the tiles of an image on the bar."""
     return lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def _progress_bar() -> "Progress":
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[detail]}", markup=False),
-        console=_console(),
-    )
-
-
-def _console(*, stderr: bool = True) -> "Console":
-    from rich.console import Console
-
-    return Console(stderr=stderr)
-
-
-def _complain(error: SpocoZooError) -> None:
-    typer.echo(f"Error: {error}", err=True)

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -26,6 +26,9 @@ from spoco_zoo.archive import RDF_NAME, read_description
 from spoco_zoo.engines import Engine, run_onnx, run_torchscript, test_core
 from spoco_zoo.errors import PackageError
 from spoco_zoo.packaging.description import FILES
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 AGREEMENT = 1e-4  # largest difference allowed, over the mean length of a pixel's vector
 TILES_AGREE = 1e-5  # the same for tiles on the pooling grid
@@ -88,20 +91,40 @@ class Proof:
                 "export it with other settings, or report this as a defect of spoco-zoo"
             )
 
-    def write(self, folder: Path, files: Sequence[str]) -> None:
-        """Write `proof.json`, with the hashes of the files that were proven."""
+    @property
+    def summary(self) -> str:
+        """One line on all of it."""
+        if self.failed:
+            return f"{len(self.failed)} of {len(self.checks)} checks do not hold: {self.failed[0]}"
+        return f"all {len(self.checks)} checks hold in {len(self.engines)} engines"
+
+    def table(self) -> "Table":
+        """All checks, for the terminal."""
+        from rich.table import Table
+
+        table = Table("check", "engine", "measured", "allowed", "")
+        for check in self.checks:
+            limit = "" if check.limit is None else f"{check.limit:.0e}"
+            state = "ok" if check.passed else check.trouble or "fails"
+            table.add_row(check.name, check.engine, f"{check.value:.1e}", limit, state)
+        return table
+
+    def to_json(self, files: Mapping[str, str] | None = None) -> str:
+        """The same for programs; `files` are the hashes of what was proven."""
         words = {
             "spoco_zoo": version("spoco-zoo"),
             "package": self.package,
             "engines": self.engines,
             "engines_missing": self.missing,
             "checks": [asdict(check) | {"passed": check.passed} for check in self.checks],
-            "files": {
-                name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in files
-            },
+            "files": dict(files or {}),
         }
-        text = json.dumps(words, indent=1, allow_nan=False)
-        (folder / FILES["proof"]).write_text(text + "\n", encoding="utf-8")
+        return json.dumps(words, indent=1) + "\n"
+
+    def write(self, folder: Path, files: Sequence[str]) -> None:
+        """Write `proof.json`, with the hashes of the files that were proven."""
+        hashes = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in files}
+        (folder / FILES["proof"]).write_text(self.to_json(hashes), encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -183,15 +206,16 @@ def prove(
     """
     proof = Proof(candidate.name, [engine.name for engine in engines])
     direct = [engine for engine in engines if engine.kind in candidate.formats]
-    if not direct:
+    if not direct and not any(engine.kind == "bioimageio" for engine in engines):
         raise PackageError(
             f"{candidate.folder}: has weights {', '.join(candidate.weights)}, which no engine here "
             "opens: expected onnx or torchscript"
         )
-    first = _runner(direct[0], candidate)
-    images = [*make_images(candidate), *images]
-    _check_agreement(proof, candidate, direct, truth or first, images, on_stage)
-    if any(candidate.halo):
+    if direct and candidate.smallest:
+        first = _runner(direct[0], candidate)
+        images = [*make_images(candidate), *images]
+        _check_agreement(proof, candidate, direct, truth or first, images, on_stage)
+    if direct and any(candidate.halo) and all(candidate.step):
         on_stage(f"comparing tiles with the whole in {direct[0].name}")
         _check_tiles(proof, candidate, first, direct[0].name)
         _check_reach(proof, candidate, first, direct[0].name)
