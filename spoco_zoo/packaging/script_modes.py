@@ -3,8 +3,7 @@
 The first half of the script of `instances`; `script_windows` is the second and says more.
 """
 
-# ruff: noqa: UP006, UP035, PLR0913, PLR0917
-from typing import Tuple
+# ruff: noqa: PLR0913, PLR0917
 
 import torch
 from torch import Tensor
@@ -16,7 +15,7 @@ def first_of_runs(keys: Tensor) -> Tensor:
     return keys != before
 
 
-def sort_by(first: Tensor, second: Tensor, count: int) -> Tuple[Tensor, Tensor]:
+def sort_by(first: Tensor, second: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Sort by two keys, the second below `count`; both sorted."""
     keys = torch.sort(first * count + second)[0]
     sorted_first = torch.div(keys, count, rounding_mode="trunc")
@@ -76,7 +75,7 @@ def cover(points: Tensor, lengths: Tensor, squared: float) -> Tensor:
     return chosen
 
 
-def climb(seeds: Tensor, points: Tensor, lengths: Tensor, squared: float) -> Tuple[Tensor, Tensor]:
+def climb(seeds: Tensor, points: Tensor, lengths: Tensor, squared: float) -> tuple[Tensor, Tensor]:
     """Shift seeds to the mean of the points within the bandwidth until they rest."""
     here = seeds
     crowd = torch.ones([seeds.size(0)], dtype=torch.int64, device=seeds.device)
@@ -99,7 +98,7 @@ def climb(seeds: Tensor, points: Tensor, lengths: Tensor, squared: float) -> Tup
     return here, crowd
 
 
-def merge_modes(modes: Tensor, crowds: Tensor, squared: float) -> Tuple[Tensor, Tensor]:
+def merge_modes(modes: Tensor, crowds: Tensor, squared: float) -> tuple[Tensor, Tensor]:
     """Keep the most crowded of all modes that lie within one bandwidth."""
     n = modes.size(0)
     order = sort_by(crowds.max() - crowds, torch.arange(n, device=modes.device), n)[1]
@@ -109,7 +108,7 @@ def merge_modes(modes: Tensor, crowds: Tensor, squared: float) -> Tuple[Tensor, 
     return modes[kept], crowds[kept]
 
 
-def mean_shift(points: Tensor, bandwidth: float) -> Tuple[Tensor, Tensor]:
+def mean_shift(points: Tensor, bandwidth: float) -> tuple[Tensor, Tensor]:
     """Modes of a flat kernel, the most crowded first, and the points within reach of each."""
     squared = bandwidth * bandwidth
     origin = points.to(torch.float64).mean(0).to(points.dtype)
@@ -156,7 +155,7 @@ def nearest_center(points: Tensor, centers: Tensor, reach: float) -> Tensor:
     return nearest
 
 
-def thin(members: Tensor, where: Tensor, lattice: Tensor, min_size: int) -> Tuple[Tensor, int]:
+def thin(members: Tensor, where: Tensor, lattice: Tensor, min_size: int) -> tuple[Tensor, int]:
     """Keep pixels on a rank-1 lattice of the image, 1000 or more; one of how many they are."""
     n = members.size(0)
     enough = min((4 * n + 3999) // 4000, max(min_size // 8, 1))

@@ -11,8 +11,7 @@ in the flat volume, ascending. Where several values go to one position by `scatt
 which they are written makes no difference to what comes out in the end.
 """
 
-# ruff: noqa: UP006, UP035, PLR0913, PLR0917
-from typing import Tuple
+# ruff: noqa: PLR0913, PLR0917
 
 import torch
 from torch import Tensor
@@ -63,7 +62,7 @@ def find_roots(neighbors: Tensor) -> Tensor:
     return root
 
 
-def number_roots(root: Tensor) -> Tuple[Tensor, int]:
+def number_roots(root: Tensor) -> tuple[Tensor, int]:
     """Number pieces 0, 1, ... in the order of their first pixels; how many there are."""
     own = torch.arange(root.size(0), device=root.device)
     is_root = (root == own).to(torch.int64)
@@ -158,7 +157,7 @@ def cluster_window(
     lattice: Tensor,
     bandwidth: float,
     min_size: int,
-) -> Tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:
     """Clusters of a window: their centres, and which of them each pixel belongs to, -1 for none.
 
     Pixels are those of the window and its margin; `place` is in this box of `shape`, `corner`
