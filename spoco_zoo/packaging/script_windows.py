@@ -200,21 +200,9 @@ def find_touching(planes: Tensor, window: int, first: int) -> Tensor:
     return torch.stack([before[both], after[both]]) - first
 
 
-def find_links(labels: Tensor, centers: Tensor, window: Tensor, first: int, reach: float) -> Tensor:
-    """Pairs (2, l) of clusters that touch across a face of windows and are one cluster.
-
-    `labels` (d, h, w) is 0 for none; numbers below `first` are compact pieces, the others those
-    of `centers`, by their order.
-    """
+def keep_same(pairs: Tensor, centers: Tensor, reach: float) -> Tensor:
+    """Those of the pairs (2, l), which touch across one axis, whose clusters are one cluster."""
     count = centers.size(0)
-    pairs = torch.cat(
-        [
-            find_touching(labels, int(window[0]), first),
-            find_touching(labels.permute(1, 0, 2), int(window[1]), first),
-            find_touching(labels.permute(2, 0, 1), int(window[2]), first),
-        ],
-        1,
-    )
     one, two = sort_by(pairs[0], pairs[1], count + 1)
     single = first_of_runs(one * (count + 1) + two)
     one, two = one[single], two[single]
@@ -223,8 +211,8 @@ def find_links(labels: Tensor, centers: Tensor, window: Tensor, first: int, reac
         offset = centers.index_select(0, one) - centers.index_select(0, two)
         gaps = torch.sqrt((offset * offset).sum(1))
         ordered, order = torch.sort(gaps)
-        rank = torch.zeros_like(order).scatter(0, order, torch.arange(n, device=labels.device))
-        none = torch.full([count], n - 1, dtype=torch.int64, device=labels.device)
+        rank = torch.zeros_like(order).scatter(0, order, torch.arange(n, device=pairs.device))
+        none = torch.full([count], n - 1, dtype=torch.int64, device=pairs.device)
         nearest_one = ordered.index_select(0, lowest_of(one, rank, none, n))
         nearest_two = ordered.index_select(0, lowest_of(two, rank, none, n))
         is_mutual = (gaps == nearest_one.index_select(0, one)) & (
@@ -233,6 +221,26 @@ def find_links(labels: Tensor, centers: Tensor, window: Tensor, first: int, reac
         is_same = (gaps <= reach / 2) | (is_mutual & (gaps <= reach))
         one, two = one[is_same], two[is_same]
     return torch.stack([one, two])
+
+
+def find_links(labels: Tensor, centers: Tensor, window: Tensor, first: int, reach: float) -> Tensor:
+    """Pairs (2, l) of clusters that touch across a face of windows and are one cluster.
+
+    `labels` (d, h, w) is 0 for none; numbers below `first` are compact pieces, the others those
+    of `centers`, by their order. A cluster may be one with a neighbour on every side, so what is
+    nearest is asked axis by axis.
+    """
+    along_z = find_touching(labels, int(window[0]), first)
+    along_y = find_touching(labels.permute(1, 0, 2), int(window[1]), first)
+    along_x = find_touching(labels.permute(2, 0, 1), int(window[2]), first)
+    return torch.cat(
+        [
+            keep_same(along_z, centers, reach),
+            keep_same(along_y, centers, reach),
+            keep_same(along_x, centers, reach),
+        ],
+        1,
+    )
 
 
 def find_groups(count: int, links: Tensor) -> Tensor:
