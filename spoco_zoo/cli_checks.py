@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from spoco_zoo.errors import SpocoZooError
+from spoco_zoo.errors import SettingError, SpocoZooError
 from spoco_zoo.terminal import complain, console
 
 Overwrite = Annotated[bool, typer.Option(help="Replace what is there already.")]
@@ -76,34 +76,38 @@ def validate(
 
 
 def prove(
-    package: Annotated[Path, typer.Argument(help="bioimage.io package: a folder or a zip.")],
+    packages: Annotated[list[Path], typer.Argument(help="bioimage.io packages: folders or zips.")],
     engines: Annotated[
         Literal["installed", "cached", "all"],
-        typer.Option(help="Where it is tested; `all` gets what is missing (see `engines`)."),
+        typer.Option(help="Where they are tested; `all` gets what is missing (see `engines`)."),
     ] = "cached",
     sha256: Annotated[
         str | None, typer.Option(help="That of the zip, or of the folder's rdf.yaml, as published.")
     ] = None,
-    trust: Annotated[
-        bool, typer.Option(help="Test without a hash: its code will run here.")
-    ] = False,
-    json: Annotated[Path | None, typer.Option(help="Also write the proof to this file.")] = None,
+    trust: Annotated[bool, typer.Option(help="Run their code without a hash.")] = False,
+    json: Annotated[
+        Path | None, typer.Option(help="Also write the proof of one package to this file.")
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Prove a package anew in the engines of its users. This executes code of the package."""
+    """Prove packages anew in the engines of their users. This executes code of the packages."""
     from spoco_zoo.files import refuse_existing, write_bytes
     from spoco_zoo.packaging.trial import check_trust, try_package
 
+    if len(packages) > 1 and (json is not None or sha256 is not None):
+        raise SettingError(f"--json and --sha256 are for one package: got {len(packages)} packages")
     if json is not None:
         refuse_existing(json, overwrite=overwrite)
-    check_trust(package, sha256, trust=trust)
-    typer.echo(f"{package}: its TorchScript and Python code is executed now", err=True)
-    with console().status("reading the package") as status:
-        proof = try_package(package, engines, status.update)
-    console(stderr=False).print(proof.table())
-    if proof.missing:
-        typer.echo(f"not tested in: {', '.join(proof.missing)}", err=True)
-    if json is not None:
-        write_bytes(json, proof.to_json().encode(), overwrite=overwrite)
-    typer.echo(f"{package}: {proof.summary}")
-    raise typer.Exit(1 if proof.failed else 0)
+    for package in packages:
+        check_trust(package, sha256, trust=trust)
+    failed = 0
+    for package in packages:
+        typer.echo(f"{package}: its TorchScript and Python code is executed now", err=True)
+        with console().status("reading the package") as status:
+            proof = try_package(package, engines, status.update)
+        console(stderr=False).print(proof.table())
+        typer.echo(f"{package}: {proof.summary}")
+        failed += bool(proof.failed)
+        if json is not None:
+            write_bytes(json, proof.to_json().encode(), overwrite=overwrite)
+    raise typer.Exit(1 if failed else 0)

@@ -14,6 +14,7 @@ import yaml
 
 from spoco_zoo.archive import RDF_NAME
 from spoco_zoo.errors import PackageError
+from spoco_zoo.lint import choose_consumers, lint_package
 from spoco_zoo.package import load_package
 from spoco_zoo.session import hush
 
@@ -94,3 +95,17 @@ def find_alerts(folder: Path) -> list[str]:
         for warning in detail.warnings
         if warning.severity >= _ALERT
     ]
+
+
+def check_consumers(folder: Path) -> None:
+    """Find by reading what would keep the package from working in the programs it is for.
+
+    Raises:
+        PackageError: There is something.
+    """
+    for finding in lint_package(folder, choose_consumers(folder)):
+        if finding.severity == "error":
+            raise PackageError(
+                f"the package would not work in {finding.consumer}: {finding.message}; "
+                "this is a defect of spoco-zoo, please report it"
+            )

@@ -83,7 +83,7 @@ def describe(spec: Spec, facts: Facts) -> dict[str, Any]:
         "format_version": FORMAT_VERSION,
         "id": package_id(spec, flavour.name),
         "name": _title(card.title, flavour.name),
-        "description": card.description,
+        "description": f"{card.description} {_what_it_gives(flavour)}".strip(),
         "authors": [author.model_dump(exclude_none=True) for author in card.authors],
         **{word: value for word, value in optional.items() if value},
         "license": card.license,
@@ -111,6 +111,15 @@ def describe(spec: Spec, facts: Facts) -> dict[str, Any]:
             ),
         },
     }
+
+
+def _what_it_gives(flavour: Flavour) -> str:
+    """What people see of the output; ilastik shows channels by number alone."""
+    if flavour.name == "instances":
+        return "Gives a label image: 0 is background, every instance has a number."
+    if flavour.name == "boundaries":
+        return f"Gives probabilities, in this order: {', '.join(flavour.outputs[0].channels)}."
+    return ""
 
 
 def _title(title: str, flavour: str) -> str:

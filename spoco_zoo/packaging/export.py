@@ -23,7 +23,12 @@ from spoco_zoo.errors import PackageError, SettingError
 from spoco_zoo.labels import relabel
 from spoco_zoo.normalization import fit_affine
 from spoco_zoo.package import SpocoConfig
-from spoco_zoo.packaging.acceptance import check_round_trip, find_alerts, test_with_bioimageio
+from spoco_zoo.packaging.acceptance import (
+    check_consumers,
+    check_round_trip,
+    find_alerts,
+    test_with_bioimageio,
+)
 from spoco_zoo.packaging.card import RunFacts, read_scores, write_card, write_cover
 from spoco_zoo.packaging.description import (
     FILES,
@@ -106,6 +111,7 @@ def export_package(run_folder: Path, target: Path, options: ExportOptions) -> Pa
             draft.describe()
             options.on_stage("testing every weight format with bioimageio.core")
             test_with_bioimageio(folder, draft.formats)
+            check_consumers(folder)
             alerts = [] if options.draft else find_alerts(folder)
             if alerts:
                 raise PackageError(

@@ -96,7 +96,8 @@ class Proof:
         """One line on all of it."""
         if self.failed:
             return f"{len(self.failed)} of {len(self.checks)} checks do not hold: {self.failed[0]}"
-        return f"all {len(self.checks)} checks hold in {len(self.engines)} engines"
+        missing = f"; not in {', '.join(self.missing)}" if self.missing else ""
+        return f"all {len(self.checks)} checks hold in {len(self.engines)} engines{missing}"
 
     def table(self) -> "Table":
         """All checks, for the terminal."""

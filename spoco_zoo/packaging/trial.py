@@ -14,7 +14,8 @@ from typing import Literal
 from spoco_zoo.archive import RDF_NAME, check_zip, read_description, read_member
 from spoco_zoo.engines import pick_engines
 from spoco_zoo.errors import PackageError, SettingError
-from spoco_zoo.packaging.proof import Candidate, Proof, prove, read_candidate
+from spoco_zoo.lint import choose_consumers, lint_package
+from spoco_zoo.packaging.proof import Candidate, Check, Proof, prove, read_candidate
 
 
 def check_trust(location: Path, sha256: str | None, *, trust: bool) -> None:
@@ -77,7 +78,12 @@ def try_package(
                 is_label=False,
             )
             engines = tuple(engine for engine in engines if engine.kind == "bioimageio")
+        consumers = choose_consumers(folder)
+        findings = [f for f in lint_package(folder, consumers) if f.severity == "error"]
         proof = prove(candidate, engines, on_stage=on_stage)
+    for consumer in consumers:
+        trouble = "; ".join(f.message for f in findings if f.consumer in (consumer, "format"))
+        proof.checks.append(Check("description", consumer, 0.0, None, trouble))
     there = {engine.name for engine in engines}
     proof.missing = [engine.name for engine in pick_engines("all") if engine.name not in there]
     return proof
