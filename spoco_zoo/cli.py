@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from spoco_zoo import cli_checks
 from spoco_zoo.errors import ImageError, OutputError, PackageError, SettingError, SpocoZooError
+from spoco_zoo.terminal import complain, console, progress_bar
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.progress import Progress, TaskID
 
     from spoco_zoo.training import StepReport
@@ -42,12 +43,17 @@ class Method(StrEnum):
     consistency = "consistency"
 
 
+app.command()(cli_checks.validate)
+app.command("test")(cli_checks.prove)
+app.command()(cli_checks.engines)
+
+
 def main() -> None:
     """Run the command line."""
     try:
         app()
     except SpocoZooError as error:
-        _complain(error)
+        complain(error)
         sys.exit(1)
 
 
@@ -97,7 +103,7 @@ def train(
         "schedule": {"steps": steps, "seed": seed},
     }
     recipe = change_spec(recipe, changes)
-    with _progress_bar() as bar, _Interrupt() as interrupt:
+    with progress_bar() as bar, _Interrupt() as interrupt:
         task = bar.add_task("starting", total=None, detail="")
         show_step = _show_step(bar, task)
         options = TrainOptions(
@@ -119,21 +125,37 @@ def train(
 @app.command()
 def export(
     run_folder: Annotated[Path, typer.Argument(help="What `train` left.")],
-    target: Annotated[Path, typer.Argument(help="Package to write: a folder, or NAME.zip.")],
+    target: Annotated[
+        Path,
+        typer.Argument(help="Package to write: a folder, or NAME.zip. With `all`, their folder."),
+    ],
+    flavour: Annotated[
+        Literal["embeddings", "instances", "boundaries", "all"],
+        typer.Option(help="For `run` and Python; for Fiji and QuPath; for ilastik."),
+    ] = "embeddings",
+    engines: Annotated[
+        Literal["installed", "cached", "all"],
+        typer.Option(help="Where it is proven; `all` gets what is missing (see `engines`)."),
+    ] = "cached",
     scores: Annotated[
         Path | None, typer.Option(help="Test scores for the card, from evaluate --json.")
     ] = None,
+    draft: Annotated[bool, typer.Option(help="The card is not finished, and says so.")] = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write a bioimage.io package from a run, after proving that it works."""
-    from spoco_zoo import export_package
-    from spoco_zoo.packaging import ExportOptions
+    """Write bioimage.io packages from a run, after proving that they work."""
+    from spoco_zoo.packaging import ExportOptions, export_packages
 
-    console = _console()
-    with console.status("reading the run") as status:
-        options = ExportOptions(scores=scores, overwrite=overwrite, on_stage=status.update)
-        package = export_package(run_folder, target, options)
-    typer.echo(f"{target}: {package.name}")
+    with console().status("reading the run") as status:
+        options = ExportOptions(
+            engines=engines,
+            scores=scores,
+            draft=draft,
+            overwrite=overwrite,
+            on_stage=status.update,
+        )
+        for line in export_packages(run_folder, target, flavour, options):
+            typer.echo(line)
 
 
 @app.command()
@@ -194,7 +216,7 @@ def run(
     targets = name_targets(find_images(inputs), out, overlay=overlay)
     masks = find_masks([source for source, _ in targets], mask)
     failed = 0
-    with start() as session, _progress_bar() as bar:
+    with start() as session, progress_bar() as bar:
         title = f"{session.package.name} on {session.device}"
         task = bar.add_task(title, total=len(targets), detail="")
         # of a single image the tiles are counted, else the images
@@ -214,10 +236,10 @@ def run(
                     bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
                 except (ImageError, OutputError, PackageError) as error:
                     failed += 1
-                    _complain(error)
+                    complain(error)
                 except MemoryError:
                     failed += 1
-                    _complain(
+                    complain(
                         ImageError(
                             f"{source}: does not fit into memory: use a smaller --tile and --block"
                         )
@@ -248,7 +270,7 @@ def fit(
     from spoco_zoo.files import refuse_existing, write_bytes
 
     refuse_existing(out, overwrite=overwrite)
-    with open_package(package, device) as session, _console().status("trying recipes"):
+    with open_package(package, device) as session, console().status("trying recipes"):
         fitted = fit_to_image(session, image, labels, label_zero)
     write_bytes(out, dump_fitted(fitted), overwrite=overwrite)
     scores = ", ".join(f"{name} {value:.3f}" for name, value in fitted.scores.items())
@@ -273,7 +295,7 @@ def evaluate(
 
     if json is not None:
         refuse_existing(json, overwrite=overwrite)
-    with _progress_bar() as bar:
+    with progress_bar() as bar:
         task = bar.add_task("scoring", total=None, detail="")
         evaluation = score_files(
             predictions, truth, lambda done, total: bar.update(task, completed=done, total=total)
@@ -281,7 +303,7 @@ def evaluate(
     table = Table("score", "value")
     for name, value in rows(evaluation):
         table.add_row(name, value)
-    _console(stderr=False).print(table)
+    console(stderr=False).print(table)
     if json is not None:
         text = dumps(evaluation.to_json(), indent=1)
         write_bytes(json, text.encode(), overwrite=overwrite)
@@ -324,35 +346,3 @@ def _show_step(bar: "Progress", task: "TaskID") -> Callable[["StepReport"], None
 def _show_tiles(bar: "Progress", task: "TaskID") -> Callable[[int, int], None]:
     """Make the callback that shows the tiles of an image on the bar."""
     return lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def _progress_bar() -> "Progress":
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[detail]}", markup=False),
-        console=_console(),
-    )
-
-
-def _console(*, stderr: bool = True) -> "Console":
-    from rich.console import Console
-
-    return Console(stderr=stderr)
-
-
-def _complain(error: SpocoZooError) -> None:
-    typer.echo(f"Error: {error}", err=True)

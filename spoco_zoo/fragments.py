@@ -273,7 +273,7 @@ def _find_centers(
             break
         # the smallest instances may have fallen through the lattice
         left = left[seen.pixels.nearest(seen.place[left], centers, reach) < 0]
-        if len(left) < recipe.min_size:
+        if len(left) < max(recipe.min_size, 1):
             break
     links = _NO_LINKS
     if isinstance(settings, MeanShift) and settings.merge_distance:
@@ -339,14 +339,19 @@ def _thin(
     if thinning <= 1:
         return members, 1
     shift = np.zeros(len(members), np.intp)
-    for step, coordinate in zip(_lattice_steps(thinning, len(where)), where, strict=True):
+    for step, coordinate in zip(lattice_steps(thinning, len(where)), where, strict=True):
         shift += step * coordinate[members]
     kept = members[shift % thinning == 0]
     return (kept if len(kept) else members[::thinning]), thinning
 
 
+def most_thinning(pixels: int) -> int:
+    """The sparsest thinning of a window of so many pixels, its margin included."""
+    return max(-(-4 * pixels // _MOST_POINTS), 1)
+
+
 @cache
-def _lattice_steps(thinning: int, n_axes: int) -> tuple[int, ...]:
+def lattice_steps(thinning: int, n_axes: int) -> tuple[int, ...]:
     """Steps per axis of the rank-1 lattice whose points are farthest apart.
 
     The points are those where the steps times the coordinates sum up to a multiple of `thinning`;

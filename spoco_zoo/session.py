@@ -184,18 +184,20 @@ class EmbeddingSession:
         return outputs
 
 
+def hush() -> None:
+    """Keep ONNX Runtime from writing to the screen where others open sessions in this process."""
+    import onnxruntime
+
+    onnxruntime.set_default_logger_severity(4)
+
+
 class NetworkSession:
     """The network of a package of others on one device. Close it, or use it in a `with`."""
 
     def __init__(
         self, package: ForeignPackage, device: str = "auto", threads: int | None = None
     ) -> None:
-        """Open the ONNX weights of a package.
-
-        Args:
-            package: A verified package.
-            device: `cpu`, `cuda`, or `auto`: CUDA where there is a GPU that works.
-            threads: CPU threads; all cores where left out.
+        """Open the ONNX weights of a verified package, as `EmbeddingSession` does.
 
         Raises:
             DeviceError: The device is unknown, or asked for and not there.

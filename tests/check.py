@@ -12,9 +12,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 RUNTIME_ROOMS = (
-    "errors files archive machine tiling labels normalization operations boundaries foreground "
-    "recipe modes fragments clustering metrics images package rdf foreign spec figures fitting "
-    "session segmentation prediction evaluation simulation choices cli"
+    "errors files archive machine onnx_header tiling labels normalization operations boundaries "
+    "foreground recipe modes fragments clustering metrics images package rdf foreign spec figures "
+    "fitting session segmentation prediction evaluation simulation choices lint/* cli"
 )
 CHECKS = [
     ["ruff", "check", "."],

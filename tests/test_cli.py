@@ -66,7 +66,7 @@ def assert_is_error(result, sentence):
 def test_help_names_every_command(call):
     result = call("--help")
     assert result.code == 0
-    for command in ("train", "export", "run", "fit", "evaluate"):
+    for command in ("train", "export", "run", "fit", "evaluate", "validate", "engines"):
         assert f"\n  {command} " in result.out
 
 
@@ -76,7 +76,9 @@ def test_without_a_command_the_help_is_shown(call):
     assert "spoco-zoo [OPTIONS] COMMAND [ARGS]..." in result.out + result.err
 
 
-@pytest.mark.parametrize("command", ["train", "export", "run", "fit", "evaluate"])
+@pytest.mark.parametrize(
+    "command", ["train", "export", "run", "fit", "evaluate", "validate", "engines"]
+)
 def test_every_word_of_every_command_is_explained(call, command):
     assert call(command, "--help").code == 0
     words = get_command(cli.app).commands[command].params
@@ -97,6 +99,7 @@ def test_every_word_of_every_command_is_explained(call, command):
         (["train", "d", "-o", "x", "--label-zero", "none"], ["--label-zero", "unlabeled"]),
         (["train", "d", "-o", "x", "--steps", "1.5"], ["--steps", "integer"]),
         (["evaluate", "p"], ["truth"]),
+        (["validate", "p", "--for", "Fiji"], ["--for", "JDLL"]),
         (["export", "r"], ["target"]),
     ],
 )
@@ -683,6 +686,50 @@ def test_a_prediction_without_truth_is_told(call, scored):
         "expected a file of the same name in both folders\n"
     )
     assert result.out == ""
+
+
+# --- validate
+
+
+def test_a_package_that_opens_everywhere_it_is_for_ends_with_0(call):
+    package = Path(__file__).parent.parent / "weights" / "nuclei-2d"
+    result = call("validate", package)
+    assert result.code == 0
+    assert "results differ from the test tensor" in result.out
+    last = result.out.splitlines()[-1]
+    assert last == f"{package}: errors: 0, warnings: 1, for JDLL, bioimageio.core"
+
+
+def test_findings_are_told_as_a_table_and_as_json(call, tiny_package, tmp_path):
+    target = tmp_path / "findings.json"
+    flags = ["--for", "jdll", "--for", "ILASTIK", "--json", target]
+    result = call("validate", tiny_package, *flags)
+    assert (result.code, result.err) == (1, "")
+    assert "id is missing beside a config, which ends in an error: write an id" in result.out
+    words = json.loads(target.read_text())
+    assert words["consumers"] == ["JDLL", "ilastik"]
+    assert {finding["consumer"] for finding in words["findings"]} == {"format", *words["consumers"]}
+    count = len(words["findings"]) - words["errors"]
+    assert result.out.endswith(f"errors: {words['errors']}, warnings: {count}, for JDLL, ilastik\n")
+
+
+def test_findings_that_are_there_are_kept_before_work_is_done(call, tiny_package, tmp_path):
+    target = tmp_path / "findings.json"
+    target.write_text("mine")
+    assert_is_error(
+        call("validate", tmp_path / "none", "--json", target),
+        f"{target}: exists already: choose another name or add --overwrite",
+    )
+    assert target.read_text() == "mine"
+    assert call("validate", tiny_package, "--json", target, "--overwrite").code == 1
+    assert json.loads(target.read_text())["errors"] > 0
+
+
+def test_a_damaged_package_is_told_instead_of_findings(call, tiny_package):
+    (tiny_package / "weights.onnx").write_bytes(b"no")
+    result = call("validate", tiny_package)
+    assert (result.code, result.out) == (1, "")
+    assert result.err.startswith(f"Error: {tiny_package / 'weights.onnx'}: sha256 is ")
 
 
 # --- train, export, run, evaluate

@@ -14,8 +14,63 @@ import numpy as np
 
 from spoco_zoo.errors import SettingError
 from spoco_zoo.figures import embedding_colors, overlay, side_by_side, write_png
+from spoco_zoo.packaging.flavours import Flavour, FlavourName
+from spoco_zoo.packaging.proof import Proof
 from spoco_zoo.session import Embedded
 from spoco_zoo.spec import Spec
+
+_DRAFT = "**Draft**: not for a collection before its author has looked it over."
+
+_USE: Mapping[FlavourName, tuple[str, ...]] = {
+    "embeddings": (
+        "```",
+        "spoco-zoo run PACKAGE IMAGES -o LABELS",
+        "```",
+        "",
+        "In Python: `spoco_zoo.segment(image, spoco_zoo.load_package(PACKAGE))`. "
+        "`bioimageio.core` gives the embeddings.",
+    ),
+    "instances": (
+        "The output is a label image: 0 is background, every instance has a number of its own.",
+        "",
+        "- **Fiji**: *Plugins > DeepImageJ > Install model manually* takes the zip; then "
+        '*DeepImageJ Run*. In a macro: `run("DeepImageJ Run", "model_path=FOLDER '
+        'output_folder=OUT");` and open the file that ends in `instance_segmentation.tif`. '
+        "*Image > Lookup Tables > Glasbey* shows instances apart; *Label image to ROIs* "
+        "(BIOP, MorphoLibJ) makes ROIs of them. Convert RGB to 8-bit first.",
+        "- **Python**: `bioimageio.core.predict` gives the labels of a whole image. Do not "
+        "predict in blocks: every block counts from 1.",
+        "- **spoco-zoo**: the embeddings package of the same network gives the same "
+        "instances, for images of any size.",
+    ),
+    "boundaries": (
+        "The output has the channels that its description names, in 0..1.",
+        "",
+        "- **ilastik**: *Neural Network Classification (Local)* opens the zip. It shows the "
+        "channels as Label 1, 2, 3, in their order. Export *Probabilities*, then either "
+        "*Boundary-based Segmentation with Multicut*, with the boundary as its channel, or "
+        "*Object Classification [Pixel Prediction Map]* with hysteresis: core is interior, "
+        "final is foreground, *Don't merge objects*.",
+        "- **Python**: `bioimageio.core.predict`, in blocks too.",
+    ),
+}
+
+_LIMITS: Mapping[FlavourName, tuple[str, ...]] = {
+    "embeddings": (),
+    "instances": (
+        "",
+        "An image is computed in one piece. Fiji's library stops at 50,331,648 numbers of "
+        "input (7094 x 7094 pixels of one channel): crop larger images. Clustering settings "
+        "are part of the graph and cannot be changed.",
+    ),
+    "boundaries": (
+        "",
+        "ilastik normalises every tile by itself, and its tiles at the borders of an image "
+        "begin off the pooling grid: the table says what the second does. Statistics of a "
+        "whole image (`zero_mean_unit_variance`, `scale_range`) make tiles differ more; a "
+        "network trained with fixed numbers does not have that difference.",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -25,25 +80,27 @@ class RunFacts:
     spec: Spec
     fitted: Mapping[str, Any]  # recipe.json
     environment: Mapping[str, Any]  # environment.json
+    is_draft: bool = False
 
 
-@dataclass(frozen=True)
-class Proven:
-    """What the export measured."""
-
-    agreement: Mapping[str, float]  # largest difference to the training code, by runtime
-    tiled: float  # largest difference of tiled to whole
-    parameters: int
-
-
-def write_card(run: RunFacts, proven: Proven, scores: Mapping[str, Any] | None) -> str:
-    """Write the card."""
+def write_card(
+    run: RunFacts,
+    flavour: Flavour,
+    proof: Proof,
+    parameters: int,
+    scores: Mapping[str, Any] | None,
+) -> str:
+    """Write the card of one flavour."""
     spec, card = run.spec, run.spec.card
     kept = f"{spec.data.instance_ratio:.0%} of the instances labelled"
     zero = f"label 0 meaning {spec.data.label_zero}"
     lines = [
         f"# {card.title}",
         "",
+        *(
+            ["**Draft**: not for a collection before its author has looked it over.", ""]
+            * run.is_draft
+        ),
         card.description,
         "",
         "A SPOCO network (Wolny et al., CVPR 2022) gives every pixel a vector, an *embedding*, "
@@ -56,12 +113,7 @@ def write_card(run: RunFacts, proven: Proven, scores: Mapping[str, Any] | None) 
         "",
         "## Use",
         "",
-        "```",
-        "spoco-zoo run PACKAGE IMAGES -o LABELS",
-        "```",
-        "",
-        "In Python: `spoco_zoo.segment(image, spoco_zoo.load_package(PACKAGE))`. "
-        "`bioimageio.core` gives the embeddings.",
+        *_USE[flavour.name],
         "",
         "## Training",
         "",
@@ -72,23 +124,19 @@ def write_card(run: RunFacts, proven: Proven, scores: Mapping[str, Any] | None) 
         f"{' x '.join(map(str, spec.schedule.crop))} pixels, seed {spec.schedule.seed}, "
         f"{run.environment['precision']} on {run.environment['device']}; "
         f"weights of step {run.fitted['step']}, the best on validation",
-        f"- {proven.parameters:,} parameters, embedding of {spec.net.embedding_dim} numbers",
+        f"- {parameters:,} parameters, embedding of {spec.net.embedding_dim} numbers",
         f"- Licence of the weights: {card.license}",
         "",
         "## Validation",
         "",
         *_score_lines(run, scores),
         "",
-        "Measured at export, largest difference to the training code:",
-        "",
-        "| runtime | difference |",
-        "|---|---|",
-        *(f"| {name} | {value:.1e} |" for name, value in proven.agreement.items()),
-        f"| tiles against the whole image | {proven.tiled:.1e} |",
+        *_proof_lines(proof),
         "",
         "## Limits",
         "",
         card.limits,
+        *_LIMITS[flavour.name],
         "",
         "## How instances are made",
         "",
@@ -101,6 +149,25 @@ def write_card(run: RunFacts, proven: Proven, scores: Mapping[str, Any] | None) 
         *(f"- {c.text} {c.doi or c.url or ''}".rstrip() for c in card.cite),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _proof_lines(proof: Proof) -> list[str]:
+    """Say what was measured, in which engines, and in which not."""
+    lines = [
+        "Proven before it was written. Differences are the largest of any value, over the mean "
+        "length of a pixel's vector; of labels, the part of the pixels that differ.",
+        "",
+        "| what | engine | measured | allowed |",
+        "|---|---|---|---|",
+    ]
+    for check in proof.checks:
+        is_word = check.name.startswith("test tensors")
+        value = "reproduced" if is_word else f"{check.value:.1e}"
+        limit = "" if check.limit is None else f"{check.limit:.0e}"
+        lines.append(f"| {check.name} | {check.engine} | {value} | {limit} |")
+    if proof.missing:
+        lines += ["", f"Not proven in: {', '.join(proof.missing)}."]
+    return lines
 
 
 def write_cover(path: Path, image: np.ndarray, embedded: Embedded, labels: np.ndarray) -> None:

@@ -23,6 +23,7 @@ from spoco_zoo.normalization import (
     ZeroMeanUnitVariance,
 )
 from spoco_zoo.package import SpocoConfig
+from spoco_zoo.packaging.flavours import Flavour, Output
 from spoco_zoo.packaging.graphs import OPSET
 from spoco_zoo.spec import Spec
 
@@ -39,6 +40,7 @@ FILES = {
     "sample": "sample_image.tif",
     "card": "README.md",
     "cover": "cover.png",
+    "proof": "proof.json",
 }
 
 
@@ -46,11 +48,17 @@ FILES = {
 class Facts:
     """What the description needs to know beside the spec."""
 
-    outputs: Mapping[str, int]  # channels by name
+    flavour: Flavour
+    config: SpocoConfig | None  # of a package that `run` clusters
     architecture: Mapping[str, object]
-    config: SpocoConfig
     parameters: int
     peaks: Mapping[str, float]  # largest value of each expected output
+    files: Mapping[str, str]  # sha256 by name
+
+
+def package_id(spec: Spec, flavour: str) -> str:
+    """The id of a package, which is also the name of its folder in a collection."""
+    return spec.name if flavour == "embeddings" else f"{spec.name}-{flavour}"
 
 
 def test_output_name(output: str) -> str:
@@ -58,15 +66,14 @@ def test_output_name(output: str) -> str:
     return f"test_{output}.npy"
 
 
-def smallest_size(config: SpocoConfig) -> tuple[int, ...]:
-    """Least size of the input that the package declares: more than both halos, on the grid."""
-    pairs = zip(config.halo, config.multiple_of, strict=True)
-    return tuple((2 * halo // step + 1) * step for halo, step in pairs)
+def sample_output_name(output: str) -> str:
+    """File that shows an output of the sample image."""
+    return f"sample_{output}.tif"
 
 
 def describe(spec: Spec, facts: Facts) -> dict[str, Any]:
     """Put the description together."""
-    card = spec.card
+    card, flavour = spec.card, facts.flavour
     optional = {
         "cite": [c.model_dump(exclude_none=True) for c in card.cite],
         "tags": list(card.tags),
@@ -74,8 +81,8 @@ def describe(spec: Spec, facts: Facts) -> dict[str, Any]:
     return {
         "type": "model",
         "format_version": FORMAT_VERSION,
-        "id": spec.name,
-        "name": card.title,
+        "id": package_id(spec, flavour.name),
+        "name": _title(card.title, flavour.name),
         "description": card.description,
         "authors": [author.model_dump(exclude_none=True) for author in card.authors],
         **{word: value for word, value in optional.items() if value},
@@ -84,19 +91,31 @@ def describe(spec: Spec, facts: Facts) -> dict[str, Any]:
         "timestamp": datetime.now(UTC).replace(microsecond=0).isoformat(),
         "documentation": FILES["card"],
         "covers": [FILES["cover"]],
+        **(
+            {"attachments": [_file(FILES["proof"], facts)]} if FILES["proof"] in facts.files else {}
+        ),
         "inputs": [_input(spec, facts)],
-        "outputs": [_output(name, n, facts) for name, n in facts.outputs.items()],
+        "outputs": [_output(output, facts) for output in flavour.outputs],
         "weights": _weights(facts),
         "config": {
             "bioimageio": {
-                "reproducibility_tolerance": [_tolerance(n, facts) for n in facts.outputs],
+                "reproducibility_tolerance": [_tolerance(o, facts) for o in flavour.outputs],
                 "model_parameter_count": facts.parameters,
                 "architecture_type": "U-Net",
                 "task": "instance segmentation",
             },
-            "spoco_zoo": facts.config.model_dump(mode="json"),
+            **(
+                {"spoco_zoo": facts.config.model_dump(mode="json")}
+                if facts.config is not None
+                else {}
+            ),
         },
     }
+
+
+def _title(title: str, flavour: str) -> str:
+    """Tell the flavours apart in the lists of programs."""
+    return title if flavour == "embeddings" else f"{title} {flavour}"
 
 
 def hash_files(folder: Path) -> dict[str, str]:
@@ -105,18 +124,21 @@ def hash_files(folder: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
-def _tolerance(output: str, facts: Facts) -> dict[str, Any]:
+def _tolerance(output: Output, facts: Facts) -> dict[str, Any]:
+    if output.type != "float32":  # a label is right or wrong
+        numbers = {"relative_tolerance": 0.0, "absolute_tolerance": 0.0}
+        return {"output_ids": [output.id], **numbers, "mismatched_elements_per_million": 1000}
     # bioimageio.spec refuses an absolute tolerance above 1 % of the largest value
     return {
-        "output_ids": [output],
+        "output_ids": [output.id],
         "relative_tolerance": TOLERANCE,
-        "absolute_tolerance": min(TOLERANCE, max(0.0, 0.009 * facts.peaks[output])),
+        "absolute_tolerance": min(TOLERANCE, max(0.0, 0.009 * facts.peaks[output.id])),
         "mismatched_elements_per_million": 100,
     }
 
 
 def _file(name: str, facts: Facts) -> dict[str, str]:
-    return {"source": name, "sha256": facts.config.files[name]}
+    return {"source": name, "sha256": facts.files[name]}
 
 
 def _axes(channels: Sequence[str], sizes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -130,7 +152,9 @@ def _axes(channels: Sequence[str], sizes: Sequence[dict[str, Any]]) -> list[dict
 
 def _input(spec: Spec, facts: Facts) -> dict[str, Any]:
     channels = [f"channel{n}" for n in range(spec.net.in_channels or 0)]
-    sizes = [{"size": {"min": n, "step": 1}} for n in smallest_size(facts.config)]
+    flavour = facts.flavour
+    pairs = zip(flavour.smallest, flavour.step, strict=True)
+    sizes = [{"size": {"min": smallest, "step": step}} for smallest, step in pairs]
     return {
         "id": "image",
         "description": "Intensities as they come from the microscope",
@@ -142,24 +166,19 @@ def _input(spec: Spec, facts: Facts) -> dict[str, Any]:
     }
 
 
-def _output(name: str, channels: int, facts: Facts) -> dict[str, Any]:
-    space = "zyx"[-len(facts.config.halo) :]
-    sizes = [
-        {"size": {"tensor_id": "image", "axis_id": axis}, "halo": halo}
-        for axis, halo in zip(space, facts.config.halo, strict=True)
+def _output(output: Output, facts: Facts) -> dict[str, Any]:
+    halos = facts.flavour.halo
+    sizes: list[dict[str, Any]] = [
+        {"size": {"tensor_id": "image", "axis_id": axis}} | ({"halo": halo} if halo else {})
+        for axis, halo in zip("zyx"[-len(halos) :], halos, strict=True)
     ]
-    names = ["foreground"] if name == "foreground" else [f"embedding{n}" for n in range(channels)]
-    texts = {
-        "embedding": "Pixel embeddings: near each other within an instance, far between two",
-        "foreground": "Probability that a pixel belongs to any instance",
-        "momentum_embedding": "Pixel embeddings of the momentum network",
-    }
     return {
-        "id": name,
-        "description": texts[name],
-        "axes": _axes(names, sizes),
-        "data": {"type": "float32"},
-        "test_tensor": _file(test_output_name(name), facts),
+        "id": output.id,
+        "description": output.description,
+        "axes": _axes(output.channels, sizes),
+        "data": {"type": output.type},
+        "test_tensor": _file(test_output_name(output.id), facts),
+        "sample_tensor": _file(sample_output_name(output.id), facts),
     }
 
 
@@ -181,14 +200,14 @@ def _preprocessing(normalization: Normalization, space: str) -> list[dict[str, A
 
 def _weights(facts: Facts) -> dict[str, Any]:
     version = torch.__version__.split("+")[0]
+    onnx = _file(FILES["onnx"], facts) | {"opset_version": OPSET}
+    script = _file(FILES["torchscript"], facts) | {"pytorch_version": version}
+    if not facts.flavour.has_state_dict:
+        return {"onnx": onnx | {"parent": "torchscript"}, "torchscript": script}
     child = {"parent": "pytorch_state_dict"}
-    return {
-        "onnx": _file(FILES["onnx"], facts) | {"opset_version": OPSET} | child,
-        "pytorch_state_dict": _file(FILES["state_dict"], facts)
-        | {
-            "pytorch_version": version,
-            "architecture": _file(FILES["architecture"], facts)
-            | {"callable": "PackagedUNet", "kwargs": dict(facts.architecture)},
-        },
-        "torchscript": _file(FILES["torchscript"], facts) | {"pytorch_version": version} | child,
+    state_dict = _file(FILES["state_dict"], facts) | {
+        "pytorch_version": version,
+        "architecture": _file(FILES["architecture"], facts)
+        | {"callable": "PackagedUNet", "kwargs": dict(facts.architecture)},
     }
+    return {"onnx": onnx | child, "pytorch_state_dict": state_dict, "torchscript": script | child}

@@ -8,27 +8,33 @@ import json
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 import yaml
 
 from spoco_zoo.archive import RDF_NAME
+from spoco_zoo.engines import Engine, pick_engines
 from spoco_zoo.errors import PackageError, SettingError
+from spoco_zoo.labels import relabel
 from spoco_zoo.normalization import fit_affine
-from spoco_zoo.package import Package, SpocoConfig, load_package
-from spoco_zoo.packaging.card import Proven, RunFacts, read_scores, write_card, write_cover
+from spoco_zoo.package import SpocoConfig
+from spoco_zoo.packaging.acceptance import check_round_trip, find_alerts, test_with_bioimageio
+from spoco_zoo.packaging.card import RunFacts, read_scores, write_card, write_cover
 from spoco_zoo.packaging.description import (
     FILES,
     Facts,
     describe,
     hash_files,
-    smallest_size,
+    package_id,
+    sample_output_name,
     test_output_name,
 )
+from spoco_zoo.packaging.flavours import FLAVOURS, Flavour, FlavourName, build_flavour
 from spoco_zoo.packaging.graphs import (
     architecture,
     output_names,
@@ -37,19 +43,16 @@ from spoco_zoo.packaging.graphs import (
     write_state_dict,
     write_torchscript,
 )
-from spoco_zoo.packaging.proof import (
-    check_round_trip,
-    measure_agreement,
-    measure_tiling,
-    test_with_bioimageio,
-)
+from spoco_zoo.packaging.instances import check_recipe
+from spoco_zoo.packaging.proof import Check, Proof, prove, read_candidate
 from spoco_zoo.recipe import Consistency, Recipe
-from spoco_zoo.segmentation import embed, make_instances
-from spoco_zoo.session import EmbeddingSession
+from spoco_zoo.segmentation import make_instances
+from spoco_zoo.session import Embedded
 from spoco_zoo.simulation import simulate_nuclei
 from spoco_zoo.spec import Spec
 from spoco_zoo.training import net as net_module
 from spoco_zoo.training.checkpoints import load_run
+from spoco_zoo.training.momentum import MomentumPair
 from spoco_zoo.training.net import PackagedUNet, count_parameters
 
 
@@ -57,48 +60,60 @@ from spoco_zoo.training.net import PackagedUNet, count_parameters
 class ExportOptions:
     """How a package is written."""
 
+    flavour: FlavourName = "embeddings"
+    engines: Literal["installed", "cached", "all"] = "installed"
     scores: Path | None = None
+    draft: bool = False
     overwrite: bool = False
     on_stage: Callable[[str], None] = lambda stage: None
 
 
-def export_package(run_folder: Path, target: Path, options: ExportOptions) -> Package:
-    """Write the bioimage.io package of a finished run.
+def export_package(run_folder: Path, target: Path, options: ExportOptions) -> Path:
+    """Write a bioimage.io package of a finished run, of one flavour; its path.
 
     Raises:
-        SettingError: The run is not finished, or the scores cannot be read.
-        PackageError: The target exists, cannot be written, or a proof fails.
+        SettingError: The run is not finished, the scores cannot be read, or the recipe cannot go
+            into a graph.
+        PackageError: The target exists, cannot be written, or a proof fails; or, of what is no
+            draft, something is missing that a collection asks for.
+        MissingExtraError: An engine cannot be installed.
     """
     run_folder, target = Path(run_folder), Path(target)
     _check_target(target, overwrite=options.overwrite)
     scores = None if options.scores is None else read_scores(options.scores)
-    spec, pair, fitted = load_run(run_folder)
-    try:
-        environment = json.loads((run_folder / "environment.json").read_text(encoding="utf-8"))
-        recipe = Recipe.model_validate(fitted["recipe"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SettingError(
-            f"{run_folder}: environment.json or recipe.json is damaged: train again"
-        ) from error
-    run = RunFacts(spec, fitted, environment)
-    net = package_net(spec, pair, momentum=isinstance(recipe.clustering, Consistency))
+    run, pair, recipe = _read_run(run_folder, is_draft=options.draft)
+    spec = run.spec
+    is_consistency = isinstance(recipe.clustering, Consistency)
+    net = package_net(spec, pair, momentum=is_consistency and options.flavour == "embeddings")
+    flavour = build_flavour(options.flavour, net, spec, recipe)
+    engines = pick_engines(options.engines)
+    for engine in engines:
+        engine.install(options.on_stage)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as name:
             folder = Path(name) / "package"
             folder.mkdir()
-            draft = _Draft(spec, recipe, net, folder)
-            options.on_stage("writing ONNX, TorchScript and state dict")
+            draft = _Draft(spec, recipe, net, flavour, folder)
+            options.on_stage(f"{flavour.name}: writing weights, test tensors and pictures")
             draft.write_weights()
             draft.write_test_tensors()
-            draft.write_sample()
-            options.on_stage("comparing torch, TorchScript and ONNX Runtime, tiles and whole")
-            proven = draft.prove()
-            (folder / FILES["card"]).write_text(write_card(run, proven, scores), encoding="utf-8")
+            draft.write_pictures()
+            draft.describe()
+            proof = draft.prove(engines, options.on_stage)
+            card = write_card(run, flavour, proof, count_parameters(net), scores)
+            (folder / FILES["card"]).write_text(card, encoding="utf-8")
             draft.describe()
             options.on_stage("testing every weight format with bioimageio.core")
-            test_with_bioimageio(folder)
-            check_round_trip(folder, net, draft.meant())
+            test_with_bioimageio(folder, draft.formats)
+            alerts = [] if options.draft else find_alerts(folder)
+            if alerts:
+                raise PackageError(
+                    f"{package_id(spec, flavour.name)}: a collection would ask for more "
+                    f"({'; '.join(alerts)[:400]}): fill in the card of the spec, or export a draft"
+                )
+            if flavour.name == "embeddings":
+                check_round_trip(folder, draft.meant())
             options.on_stage("giving it its name")
             _publish(folder, target)
     except OSError as error:
@@ -106,7 +121,49 @@ def export_package(run_folder: Path, target: Path, options: ExportOptions) -> Pa
             f"{target}: cannot be written ({error.strerror or error}): "
             "free space or choose another folder"
         ) from error
-    return load_package(target)
+    return target
+
+
+def export_packages(
+    run_folder: Path, target: Path, flavour: FlavourName | Literal["all"], options: ExportOptions
+) -> Iterator[str]:
+    """Write one flavour to a target, or all that the run allows into a folder, by their ids.
+
+    Yields:
+        A line on every package, when it is there; or why the recipe allows none.
+
+    Raises:
+        As `export_package`.
+    """
+    if flavour != "all":
+        path = export_package(run_folder, target, replace(options, flavour=flavour))
+        yield f"{path}: {flavour}, proven"
+        return
+    spec, _, fitted = load_run(run_folder)
+    recipe = Recipe.model_validate(fitted["recipe"])
+    places = {name: target / package_id(spec, name) for name in FLAVOURS}
+    try:
+        check_recipe(recipe)
+    except SettingError as error:
+        places.pop("instances")
+        yield f"no instances package: {error}"
+    for place in places.values():
+        _check_target(place, overwrite=options.overwrite)
+    for name, place in places.items():
+        export_package(run_folder, place, replace(options, flavour=name))
+        yield f"{place}: {name}, proven"
+
+
+def _read_run(folder: Path, *, is_draft: bool) -> tuple[RunFacts, MomentumPair, Recipe]:
+    spec, pair, fitted = load_run(folder)
+    try:
+        environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+        recipe = Recipe.model_validate(fitted["recipe"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SettingError(
+            f"{folder}: environment.json or recipe.json is damaged: train again"
+        ) from error
+    return RunFacts(spec, fitted, environment, is_draft), pair, recipe
 
 
 @dataclass(frozen=True)
@@ -116,11 +173,18 @@ class _Draft:
     spec: Spec
     recipe: Recipe
     net: PackagedUNet
+    flavour: Flavour
     folder: Path
 
     @property
     def channels(self) -> int:
         return self.spec.net.in_channels or 0
+
+    @property
+    def formats(self) -> list[str]:
+        """Weights formats, as `rdf.yaml` has them."""
+        state_dict = ["pytorch_state_dict"] if self.flavour.has_state_dict else []
+        return ["onnx", "torchscript", *state_dict]
 
     def config(self) -> SpocoConfig:
         f = self.net.embedding_net
@@ -140,6 +204,7 @@ class _Draft:
             "name": self.spec.card.title,
             "channels": self.channels,
             "normalization": self.spec.data.normalization,
+            "outputs": tuple(output.id for output in self.flavour.outputs),
             "embedding_dim": self.spec.net.embedding_dim,
             "config": self.config(),
         }
@@ -147,30 +212,37 @@ class _Draft:
     def write_weights(self) -> None:
         odd = [step * 2 + 1 for step in self.net.embedding_net.multiple_of]
         example = torch.randn(1, self.channels, *odd)
-        write_onnx(self.net, example, self.folder / FILES["onnx"])
-        write_torchscript(self.net, example, self.folder / FILES["torchscript"])
-        write_state_dict(self.net, self.folder / FILES["state_dict"])
-        # the file that trained the network is the file that ships
-        shutil.copyfile(net_module.__file__, self.folder / FILES["architecture"])
+        names = [output.id for output in self.flavour.outputs]
+        write_onnx(self.flavour.script, example, names, self.folder / FILES["onnx"])
+        write_torchscript(self.flavour.script, self.folder / FILES["torchscript"])
+        if self.flavour.has_state_dict:
+            write_state_dict(self.net, self.folder / FILES["state_dict"])
+            # the file that trained the network is the file that ships
+            shutil.copyfile(net_module.__file__, self.folder / FILES["architecture"])
+
+    def run(self, image: np.ndarray) -> list[np.ndarray]:
+        """What the training code gives for a normalised image `(1, c, *space)`."""
+        with torch.no_grad():
+            return [output.numpy() for output in self.flavour.run(torch.from_numpy(image))]
 
     def write_test_tensors(self) -> None:
         """Raw test input, and the outputs that torch gives for it."""
-        space = [
-            size + step + 3
-            for size, step in zip(
-                smallest_size(self.config()), self.net.embedding_net.multiple_of, strict=True
-            )
-        ]
+        grid = self.net.embedding_net.multiple_of
+        least = [64 if self.spec.net.dimensions == 2 else 16 for _ in grid]
+        space = [max(size, n) for size, n in zip(self.flavour.smallest, least, strict=True)]
+        if self.flavour.name == "boundaries":
+            # ilastik's tiles begin anywhere; twice the grid is where all of them agree
+            space = [-(-n // (2 * step)) * 2 * step for n, step in zip(space, grid, strict=True)]
+        else:
+            space = [n + step + 3 for n, step in zip(space, grid, strict=True)]
         image = self._simulate(space, seed=0).astype(np.float32)
-        normalized = fit_affine(image, self.spec.data.normalization).apply(image)
         np.save(self.folder / FILES["input"], image[None])
-        with torch.no_grad():
-            outputs = self.net(torch.from_numpy(normalized)[None])
-        for name, output in zip(output_names(self.net), outputs, strict=True):
-            np.save(self.folder / test_output_name(name), output.numpy())
+        outputs = self.run(self._normalize(image)[None])
+        for output, values in zip(self.flavour.outputs, outputs, strict=True):
+            np.save(self.folder / test_output_name(output.id), values)
 
-    def write_sample(self) -> None:
-        """Write an image to try the package on, simulated as the test input is."""
+    def write_pictures(self) -> None:
+        """Write an image to try the package on, simulated as the test input is, and the cover."""
         import tifffile
 
         space = (384, 512) if self.spec.net.dimensions == 2 else (32, 128, 128)
@@ -183,44 +255,78 @@ class _Draft:
             compression="zlib",
             metadata={"axes": axes if self.channels > 1 else axes[1:]},
         )
+        outputs = self.run(self._normalize(image)[None])
+        for output, values in zip(self.flavour.outputs, outputs, strict=True):
+            tifffile.imwrite(
+                self.folder / sample_output_name(output.id),
+                _to_picture(values[0]),
+                photometric="minisblack",
+                compression="zlib",
+            )
+        image, embedded, labels = self._segment()
+        write_cover(self.folder / FILES["cover"], image, embedded, labels)
+        (self.folder / FILES["card"]).write_text("# Draft\n", encoding="utf-8")  # it is described
 
-    def prove(self) -> Proven:
-        """Measure the graphs through the runtime that `run` uses, and draw the cover."""
-        for name in (FILES["card"], FILES["cover"]):
-            (self.folder / name).write_bytes(b"")  # the description names them
-        self.describe()
-        with EmbeddingSession(load_package(self.folder), "cpu") as session:
-            agreement = measure_agreement(self.net, self.folder / FILES["torchscript"], session)
-            tiled = measure_tiling(session)
-            space = (352, 232) if self.spec.net.dimensions == 2 else (16, 176, 116)
-            image = self._simulate(space, seed=1)
-            embedded = embed(image, session)
-            labels = make_instances(embedded, self.recipe)
-            (self.folder / FILES["cover"]).unlink()
-            write_cover(self.folder / FILES["cover"], image, embedded, labels)
-        return Proven(agreement, tiled, count_parameters(self.net))
+    def prove(self, engines: tuple[Engine, ...], on_stage: Callable[[str], None]) -> Proof:
+        """Measure what was written, and keep the proof with it."""
+        image, _, labels = self._segment()
+        normalized = self._normalize(image)[None]
+        proof = prove(read_candidate(self.folder), engines, self.run, [normalized], on_stage)
+        there = {engine.name for engine in engines}
+        proof.missing = [e.name for e in pick_engines("all") if e.name not in there]
+        if self.flavour.name == "instances":
+            found = self.run(normalized)[0][0, 0]
+            gap = float((relabel(found) != labels).mean())
+            proof.checks.append(Check("labels of spoco-zoo run", "spoco-zoo", gap, 0.0))
+        proof.demand()
+        proof.write(self.folder, sorted(hash_files(self.folder).keys() - {FILES["card"]}))
+        return proof
 
     def describe(self) -> None:
         """Write `rdf.yaml` for the files that are there."""
-        f = self.net.embedding_net
-        sizes = dict.fromkeys(output_names(self.net), f.embedding_dim)
-        if "foreground" in sizes:
-            sizes["foreground"] = 1
-        expected = {name: np.load(self.folder / test_output_name(name)) for name in sizes}
+        outputs = [output.id for output in self.flavour.outputs]
+        expected = {name: np.load(self.folder / test_output_name(name)) for name in outputs}
         facts = Facts(
-            outputs=sizes,
+            flavour=self.flavour,
+            config=self.config() if self.flavour.name == "embeddings" else None,
             architecture=architecture(self.spec, momentum=self.net.momentum_net is not None),
-            config=self.config(),
             parameters=count_parameters(self.net),
             peaks={name: float(values.max()) for name, values in expected.items()},
+            files=hash_files(self.folder),
         )
         words = describe(self.spec, facts)
         text = yaml.safe_dump(words, sort_keys=False, allow_unicode=True, width=100)
         (self.folder / RDF_NAME).write_text(text, encoding="utf-8")
 
+    def _segment(self) -> tuple[np.ndarray, Embedded, np.ndarray]:
+        """Segment an image of the simulator as `run` does, with the training code's embeddings."""
+        space = (352, 232) if self.spec.net.dimensions == 2 else (16, 176, 116)
+        image = self._simulate(space, seed=1)
+        with torch.no_grad():
+            found = self.net(torch.from_numpy(self._normalize(image))[None])
+        arrays = dict(zip(output_names(self.net), (a[0].numpy() for a in found), strict=True))
+        probability = arrays["foreground"][0] if "foreground" in arrays else None
+        embedded = Embedded(arrays["embedding"], probability, arrays.get("momentum_embedding"))
+        return image, embedded, make_instances(embedded, self.recipe)
+
+    def _normalize(self, image: np.ndarray) -> np.ndarray:
+        return fit_affine(image, self.spec.data.normalization).apply(image)
+
     def _simulate(self, space: tuple[int, ...] | list[int], seed: int) -> np.ndarray:
         image, _ = simulate_nuclei(tuple(space), seed)
         return np.repeat(image[None], self.channels, axis=0)
+
+
+def _to_picture(values: np.ndarray) -> np.ndarray:
+    """An output `(c, *space)` as people look at it: labels, or 8 bits a channel, three at most."""
+    if values.dtype.kind in "iu":
+        return values.astype(np.uint16)
+    shown = values[:3]
+    axes = tuple(range(1, values.ndim))
+    low, high = shown.min(axis=axes, keepdims=True), shown.max(axis=axes, keepdims=True)
+    if low.min() >= 0 and high.max() <= 1:  # a probability is shown as it is
+        low, high = np.zeros_like(low), np.ones_like(high)
+    return np.asarray(255 * (shown - low) / np.maximum(high - low, 1e-6)).astype(np.uint8)
 
 
 def _check_target(target: Path, *, overwrite: bool) -> None:

@@ -1,13 +1,13 @@
 """The graphs that are exported: one network as ONNX, TorchScript and state dict.
 
 What consumers can open decides the form. ONNX: opset 17 and IR 8 by the tracing exporter, one
-file, because the engines of Fiji read nothing newer. TorchScript: traced, because scripting
-pulls in operators that libtorch 2.0 does not know. Both keep the size of the image free; the
-padding to the pooling grid is part of the graph.
+file, because the engines of Fiji read nothing newer. TorchScript: networks are traced, because
+scripting one pulls in operators that libtorch 2.0 does not know. Both keep the size of the image
+free; the padding to the pooling grid is part of the graph.
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -60,39 +60,44 @@ def write_state_dict(net: PackagedUNet, path: Path) -> None:
     torch.save({name: value.clone() for name, value in net.state_dict().items()}, path)
 
 
-def write_torchscript(net: PackagedUNet, example: torch.Tensor, path: Path) -> None:
-    """Trace the network on an image `(1, c, *space)`, best of an odd size."""
-    with _quiet(), torch.no_grad():
-        traced = torch.jit.trace(net, example, check_trace=False)  # type: ignore[no-untyped-call]
-        torch.jit.save(traced, path)
+def write_torchscript(script: Any, path: Path) -> None:  # noqa: ANN401 - torch has no type
+    """Write a traced or compiled network."""
+    with quiet():
+        torch.jit.save(script, path)
 
 
 def read_torchscript(path: Path) -> torch.jit.ScriptModule:
     """Open what `write_torchscript` wrote."""
-    with _quiet():
+    with quiet():
         module: torch.jit.ScriptModule = torch.jit.load(str(path))  # type: ignore[no-untyped-call]
     return module
 
 
-def write_onnx(net: PackagedUNet, example: torch.Tensor, path: Path) -> None:
-    """Export the network as one ONNX file with free sizes of batch and space."""
-    space = dict(enumerate("zyx"[-net.embedding_net.n_axes :], start=2))
-    names = output_names(net)
-    with _quiet(), torch.no_grad():
+def write_onnx(script: Any, example: torch.Tensor, names: Sequence[str], path: Path) -> None:  # noqa: ANN401
+    """Export a traced or compiled network as one ONNX file with free sizes of batch and space.
+
+    Args:
+        script: The network.
+        example: An image `(1, c, *space)`.
+        names: Names of the outputs.
+        path: Where the file goes.
+    """
+    space = dict(enumerate("zyx"[-(example.ndim - 2) :], start=2))
+    with quiet(), torch.no_grad():
         torch.onnx.export(
-            net,
+            script,
             (example,),
             str(path),
             dynamo=False,  # the new exporter writes opset 18 and IR 10 whatever is asked for
             opset_version=OPSET,
             input_names=["image"],
-            output_names=names,
+            output_names=list(names),
             dynamic_axes={name: {0: "batch"} | space for name in ["image", *names]},
         )
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep back that TorchScript is deprecated: the format has no successor to it yet."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -1,164 +1,351 @@
-"""What must hold before a package gets its name.
+"""What must hold before a package gets its name, measured on its files in the engines of its users.
 
-Torch, TorchScript and ONNX Runtime agree on sizes that were not traced; tiles equal the whole;
-bioimageio.spec finds the description valid and bioimageio.core reproduces the test tensors with
-every weight format; and reading the package gives back what was written.
+- Agreement: every engine computes the same from every weights format, on the smallest size, on
+  sizes that were not traced, and on images that are constant, noisy, or both.
+- Tiles: an image cut as the description allows equals the whole; what happens off the pooling
+  grid, where ilastik cuts at the border of an image, is measured too.
+- Reach: no pixel beyond the declared halo changes the result.
+- Programs: each bioimageio.core accepts the package and reproduces its test tensors.
+
+The files are run in processes of their own (`spoco_zoo.engines`); nothing is taken on trust from
+the code that wrote them. The result, `proof.json`, lies in the package.
 """
 
-from collections.abc import Mapping
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from itertools import product
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
-import yaml
 
-from spoco_zoo.archive import RDF_NAME
+from spoco_zoo.archive import RDF_NAME, read_description
+from spoco_zoo.engines import Engine, run_onnx, run_torchscript, test_core
 from spoco_zoo.errors import PackageError
-from spoco_zoo.package import load_package
-from spoco_zoo.packaging.graphs import output_names, read_torchscript
-from spoco_zoo.segmentation import embed
-from spoco_zoo.session import Embedded, EmbeddingSession
-from spoco_zoo.training.net import PackagedUNet
+from spoco_zoo.packaging.description import FILES
 
-AGREEMENT = 1e-4  # largest difference allowed, over the mean length of an embedding
-WEIGHT_FORMATS: tuple[Literal["onnx", "torchscript", "pytorch_state_dict"], ...] = (
-    "onnx",
-    "torchscript",
-    "pytorch_state_dict",
-)
+if TYPE_CHECKING:
+    from rich.table import Table
+
+AGREEMENT = 1e-4  # largest difference allowed, over the mean length of a pixel's vector
+TILES_AGREE = 1e-5  # the same for tiles on the pooling grid
+
+Run = Callable[[np.ndarray], list[np.ndarray]]  # a normalised image (1, c, *space), its outputs
+
+_RUNNERS = {"onnx": run_onnx, "torchscript": run_torchscript}
+_TILE = {2: 512, 3: 64}  # what ilastik cuts, where the least size is not more
 
 
-def measure_agreement(
-    net: PackagedUNet, torchscript: Path, session: EmbeddingSession, seed: int = 0
-) -> dict[str, float]:
-    """Compare the exported graphs with the network that was trained.
+@dataclass(frozen=True)
+class Check:
+    """One thing that was measured; `limit` is None where it is only told."""
 
-    Sizes are the smallest, odd ones and more than the traced one; contents are noise, a
-    constant, and both in one.
+    name: str
+    engine: str
+    value: float
+    limit: float | None
+    trouble: str = ""
 
-    Returns:
-        The largest difference of any output, by runtime.
+    @property
+    def passed(self) -> bool:
+        """Whether it holds."""
+        return not self.trouble and (self.limit is None or self.value <= self.limit)
+
+    def __str__(self) -> str:
+        """One sentence for a check that does not hold."""
+        if self.trouble:
+            return f"{self.name} in {self.engine}: {self.trouble}"
+        return f"{self.name} in {self.engine}: {self.value:.1e}, expected at most {self.limit:.0e}"
+
+
+@dataclass
+class Proof:
+    """All checks of a package."""
+
+    package: str
+    engines: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    checks: list[Check] = field(default_factory=list)
+
+    @property
+    def failed(self) -> list[Check]:
+        """Checks that do not hold."""
+        return [check for check in self.checks if not check.passed]
+
+    def worst(self, name: str) -> float | None:
+        """The largest value of a check over all engines."""
+        return max((check.value for check in self.checks if check.name == name), default=None)
+
+    def demand(self) -> None:
+        """Raise the first check that does not hold.
+
+        Raises:
+            PackageError: There is one.
+        """
+        if self.failed:
+            raise PackageError(
+                f"{self.package} is not proven: {self.failed[0]}; "
+                "export it with other settings, or report this as a defect of spoco-zoo"
+            )
+
+    @property
+    def summary(self) -> str:
+        """One line on all of it."""
+        if self.failed:
+            return f"{len(self.failed)} of {len(self.checks)} checks do not hold: {self.failed[0]}"
+        return f"all {len(self.checks)} checks hold in {len(self.engines)} engines"
+
+    def table(self) -> "Table":
+        """All checks, for the terminal."""
+        from rich.table import Table
+
+        table = Table("check", "engine", "measured", "allowed", "")
+        for check in self.checks:
+            limit = "" if check.limit is None else f"{check.limit:.0e}"
+            state = "ok" if check.passed else check.trouble or "fails"
+            table.add_row(check.name, check.engine, f"{check.value:.1e}", limit, state)
+        return table
+
+    def to_json(self, files: Mapping[str, str] | None = None) -> str:
+        """The same for programs; `files` are the hashes of what was proven."""
+        words = {
+            "spoco_zoo": version("spoco-zoo"),
+            "package": self.package,
+            "engines": self.engines,
+            "engines_missing": self.missing,
+            "checks": [asdict(check) | {"passed": check.passed} for check in self.checks],
+            "files": dict(files or {}),
+        }
+        return json.dumps(words, indent=1) + "\n"
+
+    def write(self, folder: Path, files: Sequence[str]) -> None:
+        """Write `proof.json`, with the hashes of the files that were proven."""
+        hashes = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in files}
+        (folder / FILES["proof"]).write_text(self.to_json(hashes), encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A package as far as proving needs it, read from its description."""
+
+    folder: Path
+    name: str
+    weights: Mapping[str, str]  # file by format
+    channels: int
+    smallest: tuple[int, ...]
+    step: tuple[int, ...]
+    halo: tuple[int, ...]
+    is_label: bool
+
+    @property
+    def formats(self) -> tuple[Literal["onnx", "torchscript"], ...]:
+        """Weights that engines open directly."""
+        return tuple(kind for kind in ("onnx", "torchscript") if kind in self.weights)
+
+
+def read_candidate(folder: Path) -> Candidate:
+    """Read what proving needs from `rdf.yaml` of an unpacked package.
 
     Raises:
-        PackageError: A runtime differs by more than `AGREEMENT`.
+        PackageError: The description is damaged, or of a kind that cannot be proven here: it has
+            not one image as input, or its sizes are fixed.
     """
+    words = read_description(folder)
+    try:
+        (image,) = words["inputs"]
+        space = [axis for axis in image["axes"] if axis["type"] == "space"]
+        (channel,) = (axis for axis in image["axes"] if axis["type"] == "channel")
+        sizes = [axis["size"] for axis in space]
+        halos = [
+            [int(axis.get("halo") or 0) for axis in output["axes"] if axis["type"] == "space"]
+            for output in words["outputs"]
+        ]
+        return Candidate(
+            folder,
+            str(words["name"]),
+            {
+                kind: str(entry["source"])
+                for kind, entry in words["weights"].items()
+                if isinstance(entry, dict)
+            },
+            len(channel["channel_names"]),
+            tuple(int(size["min"]) for size in sizes),
+            tuple(int(size["step"]) for size in sizes),
+            tuple(map(max, zip(*halos, strict=True))),
+            any("int" in str(output["data"]["type"]) for output in words["outputs"]),
+        )
+    except (LookupError, TypeError, ValueError) as error:
+        raise PackageError(
+            f"{folder / RDF_NAME}: cannot be proven ({type(error).__name__}: {error}): expected "
+            "one image with a channel axis and sizes of the kind min and step"
+        ) from error
+
+
+def prove(
+    candidate: Candidate,
+    engines: Sequence[Engine],
+    truth: Run | None = None,
+    images: Sequence[np.ndarray] = (),
+    on_stage: Callable[[str], None] = lambda stage: None,
+) -> Proof:
+    """Measure a package in some engines.
+
+    Args:
+        candidate: The package.
+        engines: Those to ask; of each kind that is installed beside this package at least one.
+        truth: What the training code computes; the first engine that opens the package where
+            left out.
+        images: Normalised images `(1, c, *space)` to compare on beside those of `make_images`.
+        on_stage: Told what is done next.
+
+    Raises:
+        PackageError: No engine opens the package at all.
+    """
+    proof = Proof(candidate.name, [engine.name for engine in engines])
+    direct = [engine for engine in engines if engine.kind in candidate.formats]
+    if not direct and not any(engine.kind == "bioimageio" for engine in engines):
+        raise PackageError(
+            f"{candidate.folder}: has weights {', '.join(candidate.weights)}, which no engine here "
+            "opens: expected onnx or torchscript"
+        )
+    if direct and candidate.smallest:
+        first = _runner(direct[0], candidate)
+        images = [*make_images(candidate), *images]
+        _check_agreement(proof, candidate, direct, truth or first, images, on_stage)
+    if direct and any(candidate.halo) and all(candidate.step):
+        on_stage(f"comparing tiles with the whole in {direct[0].name}")
+        _check_tiles(proof, candidate, first, direct[0].name)
+        _check_reach(proof, candidate, first, direct[0].name)
+    for engine in engines:
+        if engine.kind == "bioimageio":
+            on_stage(f"testing in {engine.name}")
+            _check_core(proof, candidate, engine)
+    return proof
+
+
+def make_images(candidate: Candidate, seed: int = 0) -> list[np.ndarray]:
+    """Images (1, c, *space): noise, nothing, and both, on the least size and on odd ones."""
     random = np.random.default_rng(seed)
-    channels, steps = session.package.channels, net.embedding_net.multiple_of
-    script = read_torchscript(torchscript)
-    worst = {"TorchScript": 0.0, "ONNX Runtime": 0.0}
-    for factor, extra in ((1, 0), (2, 1), (5, 3)):
-        space = [factor * step + extra for step in steps]
-        noise = random.normal(size=(1, channels, *space)).astype(np.float32)
-        half = noise * (np.arange(space[-1]) < space[-1] // 2)
-        for image in (noise, np.zeros_like(noise), half.astype(np.float32)):
-            with torch.no_grad():
-                truth = [t.numpy() for t in net(torch.from_numpy(image))]
-                traced = [t.numpy() for t in script(torch.from_numpy(image))]
-            found = _as_list(session.embed(image[0]))
-            for name, outputs in (("TorchScript", traced), ("ONNX Runtime", found)):
-                worst[name] = max(worst[name], _difference(truth, outputs))
-    for name, difference in worst.items():
-        if not difference <= AGREEMENT:
-            raise PackageError(
-                f"{name} differs from the training code by {difference:.1e}: "
-                f"expected at most {AGREEMENT}; this torch and this runtime do not fit together"
-            )
+    images = []
+    for number, factor in enumerate((0, 1, 3, 7)):
+        space = [
+            least + factor * max(step, 5)
+            for least, step in zip(candidate.smallest, candidate.step, strict=True)
+        ]
+        noise = random.normal(size=(1, candidate.channels, *space)).astype(np.float32)
+        is_left = np.arange(space[-1]) < space[-1] // 2
+        images.append([noise, noise, noise * 0, noise * is_left][number].astype(np.float32))
+    return images
+
+
+def difference(truth: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> float:
+    """Largest difference of any value, over the mean length of a pixel's vector.
+
+    Of labels, the part of the pixels that differ.
+    """
+    if [a.shape for a in truth] != [b.shape for b in found]:
+        return float("inf")
+    worst = 0.0
+    for a, b in zip(truth, found, strict=True):
+        if a.dtype.kind in "iu":
+            worst = max(worst, float((a != b).mean()))
+        elif not (np.isfinite(a).all() and np.isfinite(b).all()):
+            return float("inf")
+        else:
+            length = max(float(np.linalg.norm(truth[0].astype(float), axis=1).mean()), 1.0)
+            worst = max(worst, float(np.abs(a - b).max()) / length)
     return worst
 
 
-def measure_tiling(session: EmbeddingSession, seed: int = 0) -> float:
-    """Compare a tiled image with the whole one; the largest difference of the embedding.
-
-    Raises:
-        PackageError: Tiles differ from the whole by more than `AGREEMENT`.
-    """
-    package = session.package
-    halo, steps = package.config.halo, package.config.multiple_of
-    space = [2 * h + 5 * s + 3 for h, s in zip(halo, steps, strict=True)]
-    random = np.random.default_rng(seed)
-    pixels = random.normal(size=(package.channels, *space)).astype(np.float32)
-    whole = embed(pixels, session, tile=max(space) + max(steps))
-    tiled = embed(pixels, session, tile=[2 * step for step in steps])
-    difference = _difference(_as_list(whole), _as_list(tiled))
-    if not difference <= AGREEMENT:
-        raise PackageError(
-            f"tiles differ from the whole image by {difference:.1e}: expected at most "
-            f"{AGREEMENT}; the halo {list(halo)} does not cover the receptive field"
-        )
-    return difference
+def _runner(engine: Engine, candidate: Candidate) -> Run:
+    assert engine.kind != "bioimageio"
+    path = candidate.folder / candidate.weights[engine.kind]
+    run = _RUNNERS[engine.kind]
+    return lambda image: run(engine, path, image)
 
 
-def test_with_bioimageio(folder: Path) -> None:
-    """Let bioimageio.spec validate the package and bioimageio.core test every weight format.
+def _check_agreement(
+    proof: Proof,
+    candidate: Candidate,
+    engines: Sequence[Engine],
+    truth: Run,
+    images: Sequence[np.ndarray],
+    on_stage: Callable[[str], None],
+) -> None:
+    """Compare all engines with the truth on the same images."""
+    expected = [truth(image) for image in images]
+    limit = 0.0 if candidate.is_label else AGREEMENT
+    for engine in engines:
+        on_stage(f"running in {engine.name}")
+        run = _runner(engine, candidate)
+        try:
+            pairs = zip(expected, images, strict=True)
+            worst = max(difference(outputs, run(image)) for outputs, image in pairs)
+        except PackageError as error:
+            proof.checks.append(Check("agreement", engine.name, 0.0, limit, str(error)))
+            continue
+        proof.checks.append(Check("agreement", engine.name, worst, limit))
 
-    GitHub names are left out: they would be looked up, and an export needs no network.
 
-    Raises:
-        PackageError: Either finds an error.
-    """
-    import logging
-    import warnings
+def _check_tiles(proof: Proof, candidate: Candidate, run: Run, engine: str) -> None:
+    """Compare tiles, on the grid of the declared steps and off it, with a whole image."""
+    halo, step = candidate.halo, candidate.step
+    tile = [
+        least + -(-max(_TILE[len(halo)] - least, 0) // by) * by
+        for least, by in zip(candidate.smallest, step, strict=True)
+    ]
+    inner = [size - 2 * h for size, h in zip(tile, halo, strict=True)]
+    # with a step of 1, pixels of the grid are where halos end, which are multiples of it
+    grid = [by if by > 1 else max(h, 1) for by, h in zip(step, halo, strict=True)]
+    start = [size // g * g for size, g in zip(inner, grid, strict=True)]
+    space = [a + size + g for a, size, g in zip(start, tile, grid, strict=True)]
+    random = np.random.default_rng(1)
+    image = random.normal(size=(1, candidate.channels, *space)).astype(np.float32)
+    whole = run(image)
+    for name, shift, limit in (("tiles", 0, TILES_AGREE), ("tiles off the grid", 1, None)):
+        worst = 0.0
+        for corner in product(*((0, a) for a in start)):
+            places = [
+                slice(a + shift, a + shift + size) for a, size in zip(corner, tile, strict=True)
+            ]
+            every = (slice(None), slice(None))
+            cut = run(np.ascontiguousarray(image[(*every, *places)]))
+            middle = tuple(slice(h, size - h) for h, size in zip(halo, tile, strict=True))
+            for part, all_of_it in zip(cut, whole, strict=True):
+                expected = all_of_it[(*every, *places)][(*every, *middle)]
+                length = max(float(np.linalg.norm(whole[0], axis=1).mean()), 1.0)
+                gap = float(np.abs(part[(*every, *middle)] - expected).max()) / length
+                worst = max(worst, gap)
+        proof.checks.append(Check(name, engine, worst, limit))
 
-    from bioimageio.core import test_description
-    from bioimageio.spec import ValidationContext
 
-    words = yaml.safe_load((folder / RDF_NAME).read_text(encoding="utf-8"))
-    for author in words["authors"]:
-        author.pop("github_user", None)
-    logging.getLogger("bioimageio").setLevel(logging.CRITICAL)
-    with warnings.catch_warnings(), ValidationContext(root=folder, file_name=RDF_NAME):
-        warnings.simplefilter("ignore")
-        for weights in WEIGHT_FORMATS:
-            summary = test_description(
-                words,
-                weight_format=weights,
-                devices=["CPUExecutionProvider"] if weights == "onnx" else ["cpu"],
-                expected_type="model",
-            )
-            if summary.status != "passed":
-                reasons = [error.msg for detail in summary.details for error in detail.errors]
-                raise PackageError(
-                    f"bioimageio.core does not accept the {weights} weights: "
-                    f"{'; '.join(reasons)[:500]}"
+def _check_reach(proof: Proof, candidate: Candidate, run: Run, engine: str) -> None:
+    """Change one pixel and see how far away the result changes; at most the halo."""
+    random = np.random.default_rng(2)
+    space = [2 * h + 3 * max(s, 8) for h, s in zip(candidate.halo, candidate.step, strict=True)]
+    image = random.normal(size=(1, candidate.channels, *space)).astype(np.float32)
+    before = run(image)
+    excess = -max(candidate.halo)
+    for shift in (0, 3):
+        place = [size // 2 + shift for size in space]
+        changed = image.copy()
+        changed[(slice(None), slice(None), *(slice(n, n + 1) for n in place))] += 10.0
+        for old, new in zip(before, run(changed), strict=True):
+            where = np.argwhere((old != new).any(axis=(0, 1)))
+            if len(where):
+                far = np.abs(where - place).max(axis=0)
+                excess = max(
+                    excess, *(int(f - h) for f, h in zip(far, candidate.halo, strict=True))
                 )
+    proof.checks.append(Check("pixels seen beyond the halo", engine, float(excess), 0.0))
 
 
-def check_round_trip(folder: Path, net: PackagedUNet, written: Mapping[str, object]) -> None:
-    """Read the package back and compare it with what was meant.
-
-    Raises:
-        PackageError: Something was lost or changed.
-    """
-    package = load_package(folder)
-    found = {
-        "name": package.name,
-        "channels": package.channels,
-        "normalization": package.normalization,
-        "outputs": package.outputs,
-        "embedding_dim": package.embedding_dim,
-        "config": package.config,
-    }
-    meant = dict(written) | {"outputs": tuple(output_names(net))}
-    different = [word for word in found if found[word] != meant[word]]
-    if different:
-        raise PackageError(
-            f"the package reads back with another {', '.join(different)} than was written: "
-            "this is a defect of spoco-zoo, please report it"
-        )
-
-
-def _as_list(embedded: Embedded) -> list[np.ndarray]:
-    outputs = [embedded.embedding[None]]
-    if embedded.probability is not None:
-        outputs.append(embedded.probability[None, None])
-    if embedded.momentum_embedding is not None:
-        outputs.append(embedded.momentum_embedding[None])
-    return outputs
-
-
-def _difference(truth: list[np.ndarray], found: list[np.ndarray]) -> float:
-    """Largest difference of any value, over the mean length of an embedding."""
-    length = max(float(np.linalg.norm(truth[0], axis=1).mean()), 1.0)
-    pairs = zip(truth, found, strict=True)
-    return max(float(np.abs(a - b).max()) for a, b in pairs) / length
+def _check_core(proof: Proof, candidate: Candidate, engine: Engine) -> None:
+    """Let a bioimageio.core reproduce the test tensors with every weights format."""
+    result: Any = test_core(engine, candidate.folder, tuple(candidate.weights))
+    for kind in candidate.weights:
+        trouble = "; ".join(result.errors.get(kind, ()))[:500]
+        proof.checks.append(Check(f"test tensors, {kind}", engine.name, 0.0, None, trouble))

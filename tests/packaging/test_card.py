@@ -13,7 +13,10 @@ from PIL import Image
 torch = pytest.importorskip("torch")
 
 from spoco_zoo.errors import SettingError
-from spoco_zoo.packaging.card import Proven, RunFacts, read_scores, write_card, write_cover
+from spoco_zoo.packaging.card import RunFacts, read_scores, write_cover
+from spoco_zoo.packaging.card import write_card as write
+from spoco_zoo.packaging.flavours import FLAVOURS, Flavour
+from spoco_zoo.packaging.proof import Check, Proof
 from spoco_zoo.session import Embedded
 from spoco_zoo.spec import parse_spec
 
@@ -29,7 +32,16 @@ ENVIRONMENT = {
     "precision": "bfloat16",
     "device": "cuda",
 }
-PROVEN = Proven({"TorchScript": 0.0, "ONNX Runtime": 2.5e-7}, 3e-8, 123_456)
+PROVEN = Proof(
+    "package",
+    ["ONNX Runtime", "core"],
+    ["libtorch"],
+    [
+        Check("agreement", "ONNX Runtime", 2.5e-7, 1e-4),
+        Check("tiles off the grid", "ONNX Runtime", 0.25, None),
+        Check("test tensors, onnx", "core", 0.0, None),
+    ],
+)
 SCORES = {
     "summary": {
         "pooled_ap50": 0.9,
@@ -43,6 +55,11 @@ SCORES = {
 
 def make_run(**words):
     return RunFacts(parse_spec(words, "spec"), FITTED, ENVIRONMENT)
+
+
+def write_card(run, proof, scores, flavour="embeddings"):
+    built = Flavour(flavour, lambda image: (image,), None, (), (0, 0), (1, 1), has_state_dict=False)
+    return write(run, built, proof, 123_456, scores)
 
 
 def test_the_run_is_told():
@@ -80,9 +97,27 @@ def test_the_run_is_told():
 
 def test_the_proof_is_told():
     card = write_card(make_run(), PROVEN, None).splitlines()
-    assert "| TorchScript | 0.0e+00 |" in card
-    assert "| ONNX Runtime | 2.5e-07 |" in card
-    assert "| tiles against the whole image | 3.0e-08 |" in card
+    assert "| agreement | ONNX Runtime | 2.5e-07 | 1e-04 |" in card
+    assert "| tiles off the grid | ONNX Runtime | 2.5e-01 |  |" in card
+    assert "| test tensors, onnx | core | reproduced |  |" in card
+    assert "Not proven in: libtorch." in card
+
+
+def test_a_card_is_a_draft_only_where_that_is_said():
+    told = [
+        write_card(RunFacts(make_run().spec, FITTED, ENVIRONMENT, is_draft), PROVEN, None)
+        for is_draft in (False, True)
+    ]
+    assert ["**Draft**" in card for card in told] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("flavour", "word"),
+    [("embeddings", "spoco-zoo run"), ("instances", "DeepImageJ Run"), ("boundaries", "Multicut")],
+)
+def test_every_flavour_says_how_it_is_used(flavour, word):
+    told = {name: write_card(make_run(), PROVEN, None, name) for name in FLAVOURS}
+    assert [name for name in FLAVOURS if word in told[name]] == [flavour]
 
 
 def test_without_a_test_only_the_validation_is_told():

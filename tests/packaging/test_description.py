@@ -10,7 +10,14 @@ torch = pytest.importorskip("torch")
 
 from spoco_zoo import normalization, package
 from spoco_zoo.package import SpocoConfig
-from spoco_zoo.packaging.description import FILES, Facts, describe, hash_files, smallest_size
+from spoco_zoo.packaging.description import (
+    FILES,
+    Facts,
+    describe,
+    hash_files,
+    package_id,
+)
+from spoco_zoo.packaging.flavours import Flavour, Output
 from spoco_zoo.spec import parse_spec
 
 RECIPE = {"clustering": {"method": "mean_shift", "bandwidth": 0.5}}
@@ -28,9 +35,27 @@ def make_config(multiple_of, halo):
     )
 
 
-def make_facts(n_axes=2):
+def make_flavour(n_axes=2, **changes):
+    names = ("embedding0", "embedding1")
+    facts = {
+        "name": "embeddings",
+        "run": lambda image: (image,),
+        "script": None,
+        "outputs": (Output("embedding", names, "Two numbers"),),
+        "halo": (8,) * n_axes,
+        "multiple_of": (4,) * n_axes,
+        "has_state_dict": True,
+    }
+    return Flavour(**facts | changes)
+
+
+def make_facts(n_axes=2, peak=5.0, **changes):
     config = make_config((4,) * n_axes, (8,) * n_axes)
-    return Facts({"embedding": 2}, {"in_channels": 2}, config, 100, {"embedding": 5.0})
+    names = ["test_embedding.npy", "sample_embedding.tif", "test_labels.npy", "sample_labels.tif"]
+    files = dict.fromkeys([*FILES.values(), *names], "0" * 64)
+    peaks = {"embedding": peak, "labels": peak}
+    flavour = make_flavour(n_axes, **changes)
+    return Facts(flavour, config, {"in_channels": 2}, 100, peaks, files)
 
 
 def make_spec(**words):
@@ -47,7 +72,7 @@ def make_spec(**words):
     ],
 )
 def test_the_smallest_size_is_on_the_grid_and_more_than_both_halos(multiple_of, halo, expected):
-    sizes = smallest_size(make_config(multiple_of, halo))
+    sizes = make_flavour(multiple_of=multiple_of, halo=halo).smallest
     assert sizes == expected
     assert all(
         n > 2 * h and n % step == 0 for n, h, step in zip(sizes, halo, multiple_of, strict=True)
@@ -92,8 +117,9 @@ def test_the_card_of_the_spec_is_told():
 
 @pytest.mark.parametrize(("peak", "expected"), [(5.0, 1e-3), (0.01, 9e-5), (0.0, 0.0), (-3.0, 0.0)])
 def test_the_tolerance_follows_the_largest_value(peak, expected):
-    facts = Facts({"embedding": 2}, {}, make_facts().config, 100, {"embedding": peak})
-    told = describe(make_spec(), facts)["config"]["bioimageio"]["reproducibility_tolerance"]
+    told = describe(make_spec(), make_facts(peak=peak))["config"]["bioimageio"][
+        "reproducibility_tolerance"
+    ]
     assert told == [
         {
             "output_ids": ["embedding"],
@@ -118,3 +144,39 @@ def test_every_file_but_the_description_is_hashed(tmp_path):
     (tmp_path / "folder").mkdir()
     empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
     assert hash_files(tmp_path) == {"a.bin": empty, "b.bin": empty}
+
+
+def test_labels_are_whole_numbers_without_tolerance_and_without_halo():
+    output = Output("labels", ("labels",), "Instances", "int64")
+    changes = {"name": "instances", "outputs": (output,), "halo": (0, 0), "has_state_dict": False}
+    words = describe(make_spec(name="nuclei"), make_facts(**changes))
+    (told,) = words["outputs"]
+    assert told["data"] == {"type": "int64"}
+    assert told["axes"][1]["channel_names"] == ["labels"]
+    assert all("halo" not in axis for axis in told["axes"])
+    assert words["config"]["bioimageio"]["reproducibility_tolerance"] == [
+        {
+            "output_ids": ["labels"],
+            "relative_tolerance": 0.0,
+            "absolute_tolerance": 0.0,
+            "mismatched_elements_per_million": 1000,
+        }
+    ]
+    assert [axis["size"] for axis in words["inputs"][0]["axes"][2:]] == [{"min": 4, "step": 1}] * 2
+    assert sorted(words["weights"]) == ["onnx", "torchscript"]
+    assert words["weights"]["onnx"]["parent"] == "torchscript"
+    assert "parent" not in words["weights"]["torchscript"]
+    assert (words["id"], words["name"]) == (
+        "nuclei-instances",
+        f"{make_spec().card.title} instances",
+    )
+
+
+def test_tiles_of_boundaries_grow_by_the_pooling_grid():
+    words = describe(make_spec(), make_facts(name="boundaries"))
+    assert [axis["size"] for axis in words["inputs"][0]["axes"][2:]] == [{"min": 20, "step": 4}] * 2
+
+
+def test_the_flavours_of_a_run_have_ids_of_their_own():
+    ids = [package_id(make_spec(name="a"), name) for name in ("embeddings", "instances")]
+    assert ids == ["a", "a-instances"]

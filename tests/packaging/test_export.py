@@ -3,10 +3,12 @@
 # ruff: noqa: E402 - without torch the file ends at the line that asks for it
 
 import errno
+import gc
 import hashlib
 import json
 import os
 import shutil
+import warnings
 import zipfile
 from datetime import datetime
 from types import SimpleNamespace
@@ -25,8 +27,10 @@ from spoco_zoo.errors import PackageError, SettingError
 from spoco_zoo.images import read_image
 from spoco_zoo.normalization import ScaleRange, fit_affine
 from spoco_zoo.package import load_package
-from spoco_zoo.packaging import ExportOptions, export_package, proof
+from spoco_zoo.packaging import ExportOptions, export, export_package, export_packages
+from spoco_zoo.packaging.acceptance import find_alerts
 from spoco_zoo.packaging.graphs import read_torchscript
+from spoco_zoo.packaging.proof import Check, Proof
 from spoco_zoo.recipe import Recipe
 from spoco_zoo.segmentation import segment
 from spoco_zoo.session import EmbeddingSession
@@ -34,12 +38,13 @@ from spoco_zoo.training import net as net_module
 from spoco_zoo.training.checkpoints import load_run
 from spoco_zoo.training.net import PackagedUNet
 
-OPTIONS = ExportOptions()
+OPTIONS = ExportOptions(draft=True)  # runs made for a test have no card
 HEAD = {"rule": "head", "threshold": 0.5}
 MEAN_SHIFT = {"method": "mean_shift", "bandwidth": 0.5}
 FILES = [
-    *("README.md", "cover.png", "net.py", "rdf.yaml", "sample_image.tif"),
-    *("test_embedding.npy", "test_foreground.npy", "test_input.npy"),
+    *("README.md", "cover.png", "net.py", "proof.json", "rdf.yaml", "sample_embedding.tif"),
+    *("sample_foreground.tif", "sample_image.tif", "test_embedding.npy", "test_foreground.npy"),
+    "test_input.npy",
     *("weights.onnx", "weights.pt", "weights_torchscript.pt"),
 ]
 
@@ -166,19 +171,21 @@ def test_the_package_reads_back_as_it_was_meant(exported, tiny_run):
 
 
 @leaves_files_open
-def test_bioimageio_finds_nothing_to_warn_of_but_what_we_do_not_give(exported):
-    from bioimageio.spec import load_description
+def test_a_collection_would_ask_for_nothing_more(exported):
+    assert find_alerts(exported) == []
 
-    summary = load_description(exported, perform_io_checks=False).validation_summary
-    assert summary.status in ("passed", "valid-format")
-    alerts = {
-        ".".join(map(str, warning.loc))
-        for detail in summary.details
-        for warning in detail.warnings
-        if warning.severity >= 35
-    }
-    # outputs of the sample image: embeddings of megabytes that nobody looks at
-    assert alerts == {"outputs.0.sample_tensor", "outputs.1.sample_tensor"}
+
+@leaves_files_open
+def test_what_a_collection_would_ask_for_is_refused_but_in_a_draft(tiny_run, tmp_path, quick_judge):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    spec = yaml.safe_load((run / "spec.yaml").read_text())
+    del spec["card"]["cite"]
+    (run / "spec.yaml").write_text(yaml.safe_dump(spec))
+    with pytest.raises(PackageError, match=r"a collection would ask for more \(cite: .*a draft$"):
+        export_package(run, tmp_path / "package", OPTIONS)
+    assert names_in(tmp_path) == ["run"]
+    package = export_package(run, tmp_path / "package", ExportOptions(draft=True))
+    assert "**Draft**" in (package / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_card_shows_the_scores_of_the_test(exported):
@@ -205,9 +212,10 @@ def test_the_cover_is_twice_as_wide_as_high(exported):
 
 
 def test_the_stages_are_told(tiny_export):
-    assert tiny_export[1] == [
-        "writing ONNX, TorchScript and state dict",
-        "comparing torch, TorchScript and ONNX Runtime, tiles and whole",
+    stages = tiny_export[1]
+    assert stages[0] == "embeddings: writing weights, test tensors and pictures"
+    assert [stage for stage in stages if stage.startswith("running in ONNX Runtime")]
+    assert stages[-2:] == [
         "testing every weight format with bioimageio.core",
         "giving it its name",
     ]
@@ -284,7 +292,7 @@ def test_consistency_brings_the_embedding_of_the_momentum_net(
     fitted = json.loads((run / "recipe.json").read_text())
     fitted["recipe"]["clustering"] = {"method": "consistency", "bandwidth": 0.5}
     (run / "recipe.json").write_text(json.dumps(fitted))
-    package = export_package(run, tmp_path / "package", OPTIONS)
+    package = load_package(export_package(run, tmp_path / "package", OPTIONS))
     assert package.outputs == ("embedding", "foreground", "momentum_embedding")
     assert package.has_momentum
     _, pair, _ = load_run(run)
@@ -315,7 +323,7 @@ def test_colour_without_foreground_head(make_run, tmp_path, quick_judge):
         },
         {"clustering": MEAN_SHIFT, "foreground": {"rule": "everywhere"}},
     )
-    package = export_package(run, tmp_path / "package", OPTIONS)
+    package = load_package(export_package(run, tmp_path / "package", OPTIONS))
     assert (package.channels, package.outputs) == (3, ("embedding",))
     assert package.normalization == ScaleRange(max_percentile=99)
     assert read_image(tmp_path / "package" / "sample_image.tif", 2).pixels.shape == (3, 384, 512)
@@ -336,7 +344,7 @@ def test_a_volume_pooled_in_the_plane_alone(make_run, tmp_path, quick_judge):
         },
         {"clustering": MEAN_SHIFT, "foreground": HEAD},
     )
-    package = export_package(run, tmp_path / "package", OPTIONS)
+    package = load_package(export_package(run, tmp_path / "package", OPTIONS))
     assert package.n_axes == 3
     assert package.config.multiple_of == (1, 2, 2)
     assert package.config.crop == (8, 16, 16)
@@ -374,7 +382,7 @@ def test_outputs_near_zero_get_a_tolerance_that_the_format_allows(make_run, tmp_
 
 def test_a_zip_holds_the_same_at_its_top(tiny_run, exported, tmp_path, quick_judge):
     target = tmp_path / "new" / "package.zip"
-    package = export_package(tiny_run, target, OPTIONS)
+    package = load_package(export_package(tiny_run, target, OPTIONS))
     assert package.location == target
     assert names_in(target.parent) == ["package.zip"]
     with zipfile.ZipFile(target) as file:
@@ -410,7 +418,7 @@ def test_overwrite_replaces_a_package_whole(
     else:
         zip_folder(old, target)
     assert load_package(target).name == "Tiny"
-    package = export_package(tiny_run, target, ExportOptions(overwrite=True))
+    package = load_package(export_package(tiny_run, target, ExportOptions(overwrite=True)))
     assert package.name == "Tiny nuclei (test)"
     assert names_in(target.parent) == [name]
     if name == "package":
@@ -434,18 +442,67 @@ def test_overwrite_does_not_replace_what_is_no_package(tiny_run, tmp_path, quick
 # --- proofs that fail
 
 
-def test_runtimes_that_differ_leave_nothing(tiny_run, tmp_path, monkeypatch):
-    monkeypatch.setattr(proof, "AGREEMENT", -1.0)
+def test_a_check_that_does_not_hold_leaves_nothing(tiny_run, tmp_path, quick_judge, monkeypatch):
+    check = Check("agreement", "an engine", 0.5, 1e-4)
+    made = Proof("Tiny", ["an engine"], [], [Check("tiles", "an engine", 0.0, 1e-5), check])
+    monkeypatch.setattr(export, "prove", lambda *_: made)
     with pytest.raises(PackageError) as error:
         export_package(tiny_run, tmp_path / "package", OPTIONS)
     assert str(error.value) == (
-        "TorchScript differs from the training code by 0.0e+00: expected at most -1.0; "
-        "this torch and this runtime do not fit together"
+        "Tiny is not proven: agreement in an engine: 5.0e-01, expected at most 1e-04; "
+        "export it with other settings, or report this as a defect of spoco-zoo"
     )
     assert names_in(tmp_path) == []
 
 
-def test_what_bioimageio_refuses_leaves_nothing(tiny_run, copy_tiny, tmp_path, monkeypatch):
+@pytest.mark.parametrize("flavour", ["instances", "boundaries"])
+def test_flavours_for_desktops_are_proven_in_what_is_installed(tiny_run, tmp_path, flavour):
+    options = ExportOptions(flavour=flavour, draft=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        package = export_package(tiny_run, tmp_path / "package", options)
+        gc.collect()
+    told = json.loads((package / "proof.json").read_text(encoding="utf-8"))
+    names = {check["name"] for check in told["checks"]}
+    assert all(check["passed"] for check in told["checks"])
+    assert ("labels of spoco-zoo run" in names) == (flavour == "instances")
+    assert ({"tiles", "tiles off the grid", "pixels seen beyond the halo"} <= names) == (
+        flavour == "boundaries"
+    )
+    assert "ONNX Runtime 1.12.1" in told["engines_missing"]
+    assert words_of(package)["attachments"][0]["source"] == "proof.json"
+    for name, digest in told["files"].items():
+        assert hashlib.sha256((package / name).read_bytes()).hexdigest() == digest
+    assert {"weights.onnx", "weights_torchscript.pt", "test_input.npy"} <= told["files"].keys()
+
+
+def test_all_flavours_go_into_a_folder_by_their_ids(tiny_run, tmp_path, quick_judge):
+    lines = list(export_packages(tiny_run, tmp_path / "out", "all", OPTIONS))
+    ids = ["tiny-nuclei", "tiny-nuclei-boundaries", "tiny-nuclei-instances"]
+    assert names_in(tmp_path / "out") == ids
+    assert [words_of(tmp_path / "out" / name)["id"] for name in ids] == ids
+    assert len(lines) == 3
+    with pytest.raises(PackageError, match="exists already"):
+        list(export_packages(tiny_run, tmp_path / "out", "all", OPTIONS))
+
+
+def test_a_recipe_that_no_graph_holds_leaves_instances_out_and_says_so(
+    tiny_run, tmp_path, quick_judge
+):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    fitted = json.loads((run / "recipe.json").read_text())
+    fitted["recipe"]["clustering"] = {"method": "hdbscan", "epsilon": 0.5}
+    (run / "recipe.json").write_text(json.dumps(fitted))
+    lines = list(export_packages(run, tmp_path / "out", "all", OPTIONS))
+    assert lines[0].startswith("no instances package: clustering.method is hdbscan: a graph holds")
+    assert names_in(tmp_path / "out") == ["tiny-nuclei", "tiny-nuclei-boundaries"]
+    with pytest.raises(SettingError, match=r"clustering\.method is hdbscan"):
+        export_package(run, tmp_path / "package", ExportOptions(flavour="instances"))
+
+
+def test_what_bioimageio_refuses_leaves_nothing(
+    tiny_run, copy_tiny, tmp_path, quick_judge, monkeypatch
+):
     core = pytest.importorskip("bioimageio.core")
     details = [
         SimpleNamespace(errors=[SimpleNamespace(msg="first")]),

@@ -1,0 +1,42 @@
+"""Run an ONNX file in the ONNX Runtime of this Python: MODEL INPUT.npy PREFIX.
+
+Writes PREFIX0.npy, PREFIX1.npy ... and prints one line of JSON; without arguments, only the
+version.
+"""
+
+import json
+import sys
+import time
+
+import numpy as np
+import onnxruntime
+
+
+def main(words: list[str]) -> int:
+    """Run the model; the exit code is 1 where the engine refuses."""
+    told: dict[str, object] = {"engine": onnxruntime.__version__}
+    if words:
+        model, image, prefix = words
+        told["stage"] = "open"
+        try:
+            options = onnxruntime.SessionOptions()
+            options.log_severity_level = 4
+            session = onnxruntime.InferenceSession(
+                model, options, providers=["CPUExecutionProvider"]
+            )
+            told["stage"] = "run"
+            start = time.perf_counter()
+            name = session.get_inputs()[0].name
+            outputs = session.run(None, {name: np.load(image, allow_pickle=False)})
+            told["seconds"] = time.perf_counter() - start
+            for number, output in enumerate(outputs):
+                np.save(f"{prefix}{number}.npy", output, allow_pickle=False)
+            told["outputs"] = [list(output.shape) for output in outputs]
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is the answer
+            told["error"] = str(error) or type(error).__name__
+    sys.stdout.write("\n" + json.dumps(told) + "\n")
+    return int("error" in told)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

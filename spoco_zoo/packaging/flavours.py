@@ -1,0 +1,121 @@
+"""Three packages of one network, because no file serves all programs.
+
+- `embeddings`: what the network gives, and in the description how instances are made of it; for
+  `spoco-zoo run`, bioimageio.core and Python.
+- `instances`: a label image, clustering included; for Fiji (deepImageJ), QuPath and everybody who
+  wants no second step. One tile, one image: labels of different tiles would collide.
+- `boundaries`: foreground, boundary and interior as probabilities; for ilastik's workflows.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from spoco_zoo.packaging import boundaries, instances
+from spoco_zoo.packaging.graphs import output_names, quiet
+from spoco_zoo.recipe import Recipe
+from spoco_zoo.spec import Spec
+from spoco_zoo.training.net import PackagedUNet
+
+FlavourName = Literal["embeddings", "instances", "boundaries"]
+FLAVOURS: tuple[FlavourName, ...] = ("embeddings", "instances", "boundaries")
+
+
+@dataclass(frozen=True)
+class Output:
+    """One output of a package."""
+
+    id: str
+    channels: tuple[str, ...]
+    description: str
+    type: Literal["float32", "int64"] = "float32"
+
+
+@dataclass(frozen=True, eq=False)
+class Flavour:
+    """What is exported: a network and what comes behind it."""
+
+    name: FlavourName
+    run: Callable[[Tensor], tuple[Tensor, ...]]  # a normalised image (1, c, *space), by torch
+    script: Any  # the same as TorchScript
+    outputs: tuple[Output, ...]
+    halo: tuple[int, ...]  # of every output, 0 where an image must not be cut
+    multiple_of: tuple[int, ...]
+    has_state_dict: bool
+
+    @property
+    def step(self) -> tuple[int, ...]:
+        """By how much the declared size of the input grows, per axis."""
+        # ilastik cuts tiles by this step, and a tile off the pooling grid differs from the whole
+        return self.multiple_of if self.name == "boundaries" else (1,) * len(self.halo)
+
+    @property
+    def smallest(self) -> tuple[int, ...]:
+        """Least size that is declared: more than both halos, on the pooling grid."""
+        pairs = zip(self.halo, self.multiple_of, strict=True)
+        return tuple((2 * halo // step + 1) * step for halo, step in pairs)
+
+
+def build_flavour(name: FlavourName, net: PackagedUNet, spec: Spec, recipe: Recipe) -> Flavour:
+    """Build one flavour of a trained network, which is in evaluation mode.
+
+    Raises:
+        SettingError: The recipe cannot go into a graph, for `instances`.
+    """
+    odd = [step * 2 + 1 for step in net.embedding_net.multiple_of]
+    example = torch.randn(1, spec.net.in_channels or 0, *odd)
+    build = {"embeddings": _embeddings, "instances": _instances, "boundaries": _boundaries}[name]
+    return build(net, spec, recipe, example)
+
+
+def _embeddings(net: PackagedUNet, spec: Spec, recipe: Recipe, example: Tensor) -> Flavour:
+    texts = {
+        "embedding": "Pixel embeddings: near each other within an instance, far between two",
+        "foreground": "Probability that a pixel belongs to any instance",
+        "momentum_embedding": "Pixel embeddings of the momentum network",
+    }
+    names = tuple(f"embedding{n}" for n in range(spec.net.embedding_dim))
+    outputs = tuple(
+        Output(name, ("foreground",) if name == "foreground" else names, texts[name])
+        for name in output_names(net)
+    )
+    grid, halo = net.embedding_net.multiple_of, net.embedding_net.halo
+    return Flavour("embeddings", net, _trace(net, example), outputs, halo, grid, True)
+
+
+def _instances(net: PackagedUNet, spec: Spec, recipe: Recipe, example: Tensor) -> Flavour:
+    script = instances.build_instances(net, recipe, example)
+    text = "Instance labels, 0 is background; for whole images, labels of tiles collide"
+    output = Output(instances.OUTPUT, ("labels",), text, "int64")
+    grid = net.embedding_net.multiple_of
+    whole = (0,) * len(grid)
+    return Flavour(
+        "instances", lambda image: (script(image),), script, (output,), whole, grid, False
+    )
+
+
+def _boundaries(net: PackagedUNet, spec: Spec, recipe: Recipe, example: Tensor) -> Flavour:
+    module = boundaries.BoundaryNet(net, spec.loss.delta_dist, recipe).eval()
+    names = module.channel_names
+    text = f"Probabilities in 0..1, in this order: {', '.join(names)}"
+    field, grid = net.embedding_net.receptive_field, net.embedding_net.multiple_of
+    sees = [far + reach for far, reach in zip(field, module.reach, strict=True)]
+    halo = tuple(-(-far // step) * step for far, step in zip(sees, grid, strict=True))
+    output = Output(boundaries.OUTPUT, names, text)
+    return Flavour(
+        "boundaries",
+        lambda image: (module(image),),
+        _trace(module, example),
+        (output,),
+        halo,
+        grid,
+        False,
+    )
+
+
+def _trace(module: nn.Module, example: Tensor) -> Any:  # noqa: ANN401 - torch has no type for it
+    with quiet(), torch.no_grad():
+        return torch.jit.trace(module, example, check_trace=False)  # type: ignore[no-untyped-call]

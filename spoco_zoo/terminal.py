@@ -1,0 +1,46 @@
+"""What the commands write to a terminal: a bar for long work, tables, and errors as one line."""
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from spoco_zoo.errors import SpocoZooError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
+
+def progress_bar() -> "Progress":
+    """A bar of what is done, how long it took and what is left; on stderr."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[detail]}", markup=False),
+        console=console(),
+    )
+
+
+def console(*, stderr: bool = True) -> "Console":
+    """The terminal; tables go to stdout, what is going on to stderr."""
+    from rich.console import Console
+
+    return Console(stderr=stderr)
+
+
+def complain(error: SpocoZooError) -> None:
+    """Write an error as one line."""
+    typer.echo(f"Error: {error}", err=True)
