@@ -96,14 +96,14 @@ def find_description(location: Path) -> str:
     Raises:
         PackageError: It is no folder and no zip.
     """
-    if location.is_dir():
-        names = {path.name for path in location.iterdir()}
-    else:
-        try:
+    try:
+        if location.is_dir():
+            names = {path.name for path in location.iterdir()}
+        else:
             with zipfile.ZipFile(location) as archive:
                 names = set(archive.namelist())
-        except _ZIP_ERRORS as error:
-            raise _no_zip(location, error) from error
+    except _ZIP_ERRORS as error:
+        raise _no_zip(location, error) from error
     return next((name for name in (RDF_NAME, "bioimageio.yaml") if name in names), RDF_NAME)
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from spoco_zoo.archive import check_zip, find_description, read_description, read_member, verify
 from spoco_zoo.errors import PackageError
+from spoco_zoo.onnx_header import refuse_external_data
 from spoco_zoo.operations import EnsureDtype
 from spoco_zoo.rdf import Axis, Description, Tensor, parse_description
 
@@ -128,6 +129,7 @@ class ForeignPackage:
         content = read_member(self.location, name)
         if self.description.sha256 is not None:
             verify(self.location, name, content, self.description.sha256)
+        refuse_external_data(content, self.location / name)
         return content
 
 

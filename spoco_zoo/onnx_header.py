@@ -108,6 +108,25 @@ def read_onnx_header(content: bytes, place: object) -> OnnxHeader:
         ) from error
 
 
+def refuse_external_data(content: bytes, place: object) -> None:
+    """Refuse a network whose weights lie in other files, which no hash of a package covers.
+
+    What is no ONNX file passes: ONNX Runtime refuses that, and knows more of why.
+
+    Raises:
+        PackageError: Some weights lie elsewhere.
+    """
+    try:
+        names = read_onnx_header(content, place).external
+    except PackageError:
+        return
+    if names:
+        raise PackageError(
+            f"{place}: keeps {len(names)} of its weights in other files, {names[0]!r} first: "
+            "expected one ONNX file with all of them; save it again without external data"
+        )
+
+
 def _understand(model: _Message) -> OnnxHeader:
     graph = _merge(model, 7)
     stored = {_string(tensor, 8) for tensor in graph.parts.get(5, [])}

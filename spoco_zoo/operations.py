@@ -240,7 +240,8 @@ def ensure_dtype(values: np.ndarray, dtype: str) -> np.ndarray:
                 f"holds values from {least:g} to {most:g}, and the package takes them as {dtype}: "
                 f"expected {room.min} to {room.max}; scale the image first"
             )
-    return values.astype(kind)
+    with np.errstate(over="ignore"):  # what is infinite then is refused where it matters
+        return values.astype(kind)
 
 
 def _clip(values: np.ndarray, axes: Sequence[str], clip: Clip) -> np.ndarray:

@@ -33,6 +33,7 @@ from spoco_zoo.normalization import (
     ScaleRange,
     ZeroMeanUnitVariance,
 )
+from spoco_zoo.onnx_header import refuse_external_data
 from spoco_zoo.recipe import Consistency, Recipe
 
 
@@ -194,7 +195,10 @@ def load_package(location: Path | str) -> Package:
     package = _understand(location, rdf)
     check_names(location, package.config.files)
     for name, expected in package.config.files.items():
-        verify(location, name, read_member(location, name), expected)
+        content = read_member(location, name)
+        verify(location, name, content, expected)
+        if name == package.onnx_name:
+            refuse_external_data(content, location / name)
     return package
 
 

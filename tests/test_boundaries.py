@@ -21,6 +21,13 @@ def test_neighbours_meet_on_the_ridge():
     assert found[0, 3] in (1, 2)
 
 
+def test_the_ridge_decides_and_not_the_middle_between_seeds():
+    found = grow_instances(
+        line(0, 0.9, 0.3, 0.3, 0.3, 0), Watershed(seed_threshold=0.8, min_size=0)
+    )
+    assert found[0].tolist() == [1, 1, 2, 2, 2, 2]
+
+
 def test_a_gap_in_the_boundary_joins_and_a_higher_threshold_of_seeds_parts():
     boundary = line(0, 0, 0, 0.4, 0, 0, 0)
     assert grow_instances(boundary, ONE).max() == 1

@@ -3,6 +3,7 @@
 import copy
 import logging
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +20,8 @@ from spoco_zoo.foreign import (
     load_foreign,
     restore,
 )
+
+DATA = Path(__file__).parent / "data"
 
 
 def refused(location):
@@ -259,3 +262,17 @@ def test_nothing_but_the_network_is_read(make_stranger, tmp_path):
     (folder / "evil.py").write_text(f"open({str(tmp_path / 'marker')!r}, 'w')")
     load_foreign(folder)
     assert not (tmp_path / "marker").exists()
+
+
+def test_weights_in_other_files_are_refused(make_foreign):
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(DATA / "foreign" / "boundaries.onnx")
+    for tensor in model.graph.initializer[:2]:
+        tensor.ClearField("raw_data")
+        tensor.external_data.add(key="location", value="rdf.yaml")
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+    folder = make_foreign(model.SerializeToString(), {"maps": ("bcyx", ["boundary", "b"], {})})
+    assert refused(folder) == (
+        f"{folder / 'net.onnx'}: keeps 2 of its weights in other files, 'twenty' first: "
+        "expected one ONNX file with all of them; save it again without external data"
+    )

@@ -1,9 +1,12 @@
 """Packages of others, run: the same instances as ours of the same network, whatever the tiles."""
 
 import logging
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from spoco_zoo.boundaries import Watershed
 from spoco_zoo.errors import DeviceError, ImageError, PackageError, SettingError
@@ -13,7 +16,9 @@ from spoco_zoo.prediction import Strip, plan_strip, predict, segment_foreign
 from spoco_zoo.recipe import MeanShift, Recipe
 from spoco_zoo.segmentation import embed, segment
 from spoco_zoo.session import EmbeddingSession, NetworkSession
+from spoco_zoo.simulation import simulate_nuclei
 
+SHIPPED = Path(__file__).resolve().parent.parent / "weights" / "nuclei-2d"
 EVERYWHERE = Recipe(clustering=MeanShift(bandwidth=0.5), foreground=Everywhere())
 MAPS = {"maps": ("bcyx", ["foreground", "boundary"], {})}
 IDS = {"labels": ("bcyx", "l", {"data": {"type": "int32"}})}
@@ -345,6 +350,17 @@ def test_an_output_of_another_shape_is_refused(make_foreign, start):
     )
 
 
+def test_an_output_that_is_not_finite_is_refused(make_foreign, start):
+    after = {"postprocessing": [{"id": "scale_linear", "kwargs": {"gain": 1e300}}]}
+    folder = make_foreign("foreign/boundaries.onnx", {"maps": ("bcyx", ["a", "boundary"], after)})
+    with pytest.raises(PackageError) as error:
+        predict(np.full((1, 8, 8), 90), start(folder))
+    assert str(error.value) == (
+        f"{folder}: output maps is not finite: the network or its description is wrong; "
+        "ask the authors of the package"
+    )
+
+
 def test_a_network_that_fails_is_told(make_foreign, start):
     folder = make_foreign("foreign/boundaries.onnx", MAPS, channels=("a", "b"))
     with pytest.raises(PackageError) as error:
@@ -392,3 +408,33 @@ def test_foreground_that_is_given_is_used(make_stranger, painted, start):
     recipe = Recipe(clustering=MeanShift(bandwidth=0.5), foreground=Head())
     found = segment_foreign(painted[0][None], start(make_stranger()), recipe)
     assert ((found > 0) == (painted[1] > 0)).all()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_bioimageio_core_gives_the_same_outputs(tmp_path, start, collected):
+    """Of the shipped network without its halo: with one, core pads before it takes statistics."""
+    pytest.importorskip("bioimageio.core")
+    import xarray
+    from bioimageio.core import Sample, Tensor, create_prediction_pipeline, load_model_description
+    from bioimageio.spec import ValidationContext
+
+    folder = Path(shutil.copytree(SHIPPED, tmp_path / "package"))
+    words = yaml.safe_load((folder / "rdf.yaml").read_text())
+    del words["config"]["spoco_zoo"]
+    for output in words["outputs"]:
+        for axis in output["axes"]:
+            axis.pop("halo", None)
+    (folder / "rdf.yaml").write_text(yaml.safe_dump(words, sort_keys=False))
+    image = simulate_nuclei((130, 151), 1)[0].astype(np.float32)
+    with ValidationContext(perform_io_checks=False):
+        model = load_model_description(folder / "rdf.yaml")
+    pipeline = create_prediction_pipeline(
+        model, weight_format="onnx", devices=["CPUExecutionProvider"]
+    )
+    array = xarray.DataArray(image[None, None], dims=("batch", "channel", "y", "x"))
+    sample = Sample(members={"image": Tensor.from_xarray(array)}, stat={}, id="sample")
+    expected = pipeline.predict_sample_without_blocking(sample).members
+    found = predict(image[None], start(folder))
+    assert set(found) == {"embedding", "foreground"}
+    for name, values in found.items():
+        np.testing.assert_allclose(values, expected[name].data[0], rtol=0, atol=1e-4)
