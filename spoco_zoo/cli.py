@@ -144,6 +144,7 @@ def export(
     overwrite: Overwrite = False,
 ) -> None:
     """Write bioimage.io packages from a run, after proving that they work."""
+    from spoco_zoo import export_package  # noqa: F401 - says what is not installed
     from spoco_zoo.packaging import ExportOptions, export_packages
 
     with console().status("reading the run") as status:

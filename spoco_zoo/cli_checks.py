@@ -91,6 +91,7 @@ def prove(
     overwrite: Overwrite = False,
 ) -> None:
     """Prove packages anew in the engines of their users. This executes code of the packages."""
+    from spoco_zoo import export_package  # noqa: F401 - says what is not installed
     from spoco_zoo.files import refuse_existing, write_bytes
     from spoco_zoo.packaging.trial import check_trust, try_package
 

@@ -83,7 +83,7 @@ def test_every_word_of_every_command_is_explained(call, command):
     assert call(command, "--help").code == 0
     words = get_command(cli.app).commands[command].params
     assert [word.name for word in words if not (word.help or "").endswith(".")] == []
-    assert len(words) >= 4
+    assert words
 
 
 @pytest.mark.parametrize(
@@ -150,6 +150,7 @@ def test_help_loads_nothing_heavy_and_is_quick(start_python, monkeypatch):
     [
         (["train", "data", "-o", "out"], "training needs torch: pip install 'spoco-zoo[train]'"),
         (["export", "run", "out"], "export needs torch: pip install 'spoco-zoo[train]'"),
+        (["test", "package", "--trust"], "export needs torch: pip install 'spoco-zoo[train]'"),
     ],
 )
 def test_without_torch_the_extra_is_named(start_python, tmp_path, arguments, sentence):
@@ -754,8 +755,8 @@ def test_from_images_to_scores(call, nuclei_data, tiny_spec, tmp_path, monkeypat
         assert [row["step"] for row in csv.DictReader(file)] == ["10", "20", "24"]
     assert "seed: 5\n" in (run / "spec.yaml").read_text()
 
-    result = call("export", run, package)
-    assert (result.code, result.out) == (0, f"{package}: Tiny nuclei (test)\n")
+    result = call("export", run, package, "--engines", "installed")
+    assert (result.code, result.out) == (0, f"{package}: embeddings, proven\n")
     assert load_package(package).config.multiple_of == (2, 2)
 
     images, truth = nuclei_data / "val" / "images", nuclei_data / "val" / "labels"
