@@ -1,12 +1,17 @@
 """Every shipped package is what it says: bytes, test tensors, tiles, size."""
 
+import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
+from spoco_zoo.engines import pick_engines, run_onnx
 from spoco_zoo.images import read_image
+from spoco_zoo.labels import relabel
+from spoco_zoo.lint import choose_consumers, lint_package
 from spoco_zoo.normalization import fit_affine
 from spoco_zoo.package import load_package
 from spoco_zoo.segmentation import embed, make_instances, segment
@@ -14,7 +19,9 @@ from spoco_zoo.session import EmbeddingSession
 from spoco_zoo.simulation import simulate_nuclei
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = sorted(path.parent for path in (ROOT / "weights").glob("*/rdf.yaml"))
+SHIPPED = sorted(path.parent for path in (ROOT / "weights").glob("*/rdf.yaml"))
+DESKTOP = [path for path in SHIPPED if path.name.endswith(("-instances", "-boundaries"))]
+PACKAGES = [path for path in SHIPPED if path not in DESKTOP]
 TILES = {2: [(1024, 1024), (128, 128), (64, 200)], 3: [(96, 96, 96), (16, 48, 48), (8, 64, 32)]}
 
 
@@ -31,6 +38,49 @@ def simulate(package, space):
 
 def test_there_is_a_shipped_package():
     assert (ROOT / "weights" / "nuclei-2d") in PACKAGES
+
+
+@pytest.fixture(params=SHIPPED, ids=lambda path: path.name)
+def shipped(request):
+    return request.param
+
+
+def test_every_network_is_there_for_every_program():
+    for path in PACKAGES:
+        for flavour in ("instances", "boundaries"):
+            assert path.with_name(f"{path.name}-{flavour}") in DESKTOP
+
+
+def test_every_package_was_proven_in_every_engine(shipped):
+    told = json.loads((shipped / "proof.json").read_text(encoding="utf-8"))
+    assert told["engines_missing"] == []
+    assert {"ONNX Runtime 1.12.1", "libtorch 2.0.0", "bioimageio.core 0.10.2"} <= set(
+        told["engines"]
+    )
+    assert [check["name"] for check in told["checks"] if not check["passed"]] == []
+    for name, digest in told["files"].items():
+        assert hashlib.sha256((shipped / name).read_bytes()).hexdigest() == digest
+    names = {path.name for path in shipped.iterdir()}
+    assert names - told["files"].keys() == {"README.md", "proof.json", "rdf.yaml"}
+
+
+def test_nothing_is_found_that_keeps_a_package_from_its_programs(shipped):
+    findings = lint_package(shipped, choose_consumers(shipped))
+    assert [finding.message for finding in findings if finding.severity == "error"] == []
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in DESKTOP if p.name.endswith("-instances")], ids=lambda path: path.name
+)
+def test_labels_out_of_the_graph_are_those_of_run(path):
+    (engine,) = (e for e in pick_engines("installed") if e.kind == "onnx")
+    package = load_package(path.with_name(path.name.removesuffix("-instances")))
+    image = simulate(package, (300, 333) if package.n_axes == 2 else (21, 90, 101))
+    expected = segment(image, package, device="cpu")
+    normalized = fit_affine(image, package.normalization).apply(image)[None].astype(np.float32)
+    (found,) = run_onnx(engine, path / "weights.onnx", normalized)
+    assert expected.max() > 5
+    np.testing.assert_array_equal(relabel(found[0, 0]), expected)
 
 
 def test_the_test_tensors_are_reproduced(session):
