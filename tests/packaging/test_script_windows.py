@@ -107,6 +107,16 @@ def test_separated_embeddings_give_exactly_the_truth(world, embedding_of, n_axes
 
 
 @both_dimensions
+@pytest.mark.parametrize("by", [-100, 3000])
+def test_an_embedding_far_from_zero_is_clustered_as_one_near_it(world, embedding_of, n_axes, by):
+    truth = world(n_axes) + np.uint32(1)
+    f = embedding_of(truth) + np.float32(by)
+    everywhere = np.ones(truth.shape, dtype=bool)
+    assert (cluster_in_graph(f, everywhere, Recipe()) == relabel(truth)).all()
+    assert agrees(f, everywhere, Recipe(window=WINDOWS[n_axes]))
+
+
+@both_dimensions
 def test_touching_instances_without_background_whose_embeddings_flow_into_each_other(
     world, blurred_embedding_of, n_axes
 ):
@@ -149,10 +159,13 @@ def test_small_instances_that_fall_through_the_lattice(min_size, seed):
     assert agrees(f, everywhere, recipe)
 
 
+@pytest.mark.parametrize("min_size", [60, 500])
 @pytest.mark.parametrize("seed", [0, 2])
-def test_the_lattice_lies_still_in_the_image_whatever_window_looks_through_it(scene, seed):
-    f, everywhere, _ = scene("cells", (70, 100), seed)
-    assert agrees(f, everywhere, Recipe(min_size=60, fill_reach=0, window=(48, 48)))
+def test_the_lattice_lies_still_in_the_image_whatever_window_looks_through_it(
+    scene, seed, min_size
+):
+    f, everywhere, _ = scene("large", (70, 100), seed)
+    assert agrees(f, everywhere, Recipe(min_size=min_size, fill_reach=0, window=(48, 48)))
 
 
 @pytest.mark.parametrize(("n_axes", "axis"), [(2, 0), (2, 1), (3, 0), (3, 1), (3, 2)])
