@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spoco_zoo.foreground import Head, Prototype
+from spoco_zoo.foreground import Prototype
 from spoco_zoo.recipe import Recipe
 from spoco_zoo.training.net import PackagedUNet
 
@@ -70,14 +70,6 @@ def find_reach(multiple_of: Sequence[int]) -> tuple[int, ...]:
     """Pixels to either side per axis: fewer where steps are longer, as the pooling says."""
     longest = max(multiple_of)
     return tuple(max(1, round(_REACH * step / longest)) for step in multiple_of)
-
-
-def has_known_foreground(net: PackagedUNet, recipe: Recipe) -> bool:
-    """Whether foreground has been learnt or verified, and is not made up."""
-    rule = recipe.foreground
-    return isinstance(rule, Prototype) or (
-        isinstance(rule, Head) and net.embedding_net.has_foreground_head
-    )
 
 
 def _largest_square(embedding: Tensor, reach: Sequence[int]) -> Tensor:
