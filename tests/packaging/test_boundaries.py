@@ -242,7 +242,7 @@ def test_hysteresis_on_the_maps_finds_what_segment_finds():
     ours, theirs = [], []
     with EmbeddingSession(load_package(NUCLEI), "cpu") as session:
         config = session.package.config
-        for seed in range(4):
+        for seed in range(8):
             image, truth = simulate_nuclei((192, 192), seed)
             seen = embed(image[None], session)
             maps = maps_of(config.multiple_of, seen.embedding, seen.probability)
