@@ -243,11 +243,13 @@ def test_a_good_package_is_one_for_bioimageio_too(kind, tmp_path, monkeypatch):
         assert spec.load_description(folder / "rdf.yaml").validation_summary.status != "failed"
 
 
-def test_the_shipped_package_has_no_error():
-    for path in (ROOT / "weights").glob("*/rdf.yaml"):
-        report = Report.of(path, ())
-        assert report.consumers == ("JDLL", "bioimageio.core")
-        assert report.errors == 0
+@pytest.mark.parametrize(
+    ("flavour", "program"), [("", "JDLL"), ("-instances", "JDLL"), ("-boundaries", "ilastik")]
+)
+def test_shipped_packages_have_no_error_for_their_programs(flavour, program):
+    report = Report.of(ROOT / "weights" / f"nuclei-2d{flavour}", ())
+    assert report.consumers == (program, "bioimageio.core")
+    assert report.errors == 0
 
 
 # --- one change, one finding

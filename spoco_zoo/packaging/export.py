@@ -219,7 +219,7 @@ class _Draft:
         odd = [step * 2 + 1 for step in self.net.embedding_net.multiple_of]
         example = torch.randn(1, self.channels, *odd)
         names = [output.id for output in self.flavour.outputs]
-        write_onnx(self.flavour.script, example, names, self.folder / FILES["onnx"])
+        write_onnx(self.flavour.source, example, names, self.folder / FILES["onnx"])
         write_torchscript(self.flavour.script, self.folder / FILES["torchscript"])
         if self.flavour.has_state_dict:
             write_state_dict(self.net, self.folder / FILES["state_dict"])

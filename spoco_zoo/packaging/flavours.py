@@ -41,6 +41,7 @@ class Flavour:
     name: FlavourName
     run: Callable[[Tensor], tuple[Tensor, ...]]  # a normalised image (1, c, *space), by torch
     script: Any  # the same as TorchScript
+    source: Any  # what ONNX is made of: the network itself where it can be, for its names
     outputs: tuple[Output, ...]
     halo: tuple[int, ...]  # of every output, 0 where an image must not be cut
     multiple_of: tuple[int, ...]
@@ -83,7 +84,7 @@ def _embeddings(net: PackagedUNet, spec: Spec, recipe: Recipe, example: Tensor) 
         for name in output_names(net)
     )
     grid, halo = net.embedding_net.multiple_of, net.embedding_net.halo
-    return Flavour("embeddings", net, _trace(net, example), outputs, halo, grid, True)
+    return Flavour("embeddings", net, _trace(net, example), net, outputs, halo, grid, True)
 
 
 def _instances(net: PackagedUNet, spec: Spec, recipe: Recipe, example: Tensor) -> Flavour:
@@ -93,7 +94,7 @@ def _instances(net: PackagedUNet, spec: Spec, recipe: Recipe, example: Tensor) -
     grid = net.embedding_net.multiple_of
     whole = (0,) * len(grid)
     return Flavour(
-        "instances", lambda image: (script(image),), script, (output,), whole, grid, False
+        "instances", lambda image: (script(image),), script, script, (output,), whole, grid, False
     )
 
 
@@ -109,6 +110,7 @@ def _boundaries(net: PackagedUNet, spec: Spec, recipe: Recipe, example: Tensor) 
         "boundaries",
         lambda image: (module(image),),
         _trace(module, example),
+        module,
         (output,),
         halo,
         grid,

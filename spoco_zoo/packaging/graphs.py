@@ -73,11 +73,11 @@ def read_torchscript(path: Path) -> torch.jit.ScriptModule:
     return module
 
 
-def write_onnx(script: Any, example: torch.Tensor, names: Sequence[str], path: Path) -> None:  # noqa: ANN401
-    """Export a traced or compiled network as one ONNX file with free sizes of batch and space.
+def write_onnx(network: Any, example: torch.Tensor, names: Sequence[str], path: Path) -> None:  # noqa: ANN401
+    """Export a network as one ONNX file with free sizes of batch and space.
 
     Args:
-        script: The network.
+        network: A module, traced, compiled or neither, in evaluation mode.
         example: An image `(1, c, *space)`.
         names: Names of the outputs.
         path: Where the file goes.
@@ -85,7 +85,7 @@ def write_onnx(script: Any, example: torch.Tensor, names: Sequence[str], path: P
     space = dict(enumerate("zyx"[-(example.ndim - 2) :], start=2))
     with quiet(), torch.no_grad():
         torch.onnx.export(
-            script,
+            network,
             (example,),
             str(path),
             dynamo=False,  # the new exporter writes opset 18 and IR 10 whatever is asked for

@@ -58,7 +58,9 @@ def make_run(**words):
 
 
 def write_card(run, proof, scores, flavour="embeddings"):
-    built = Flavour(flavour, lambda image: (image,), None, (), (0, 0), (1, 1), has_state_dict=False)
+    built = Flavour(
+        flavour, lambda image: (image,), None, None, (), (0, 0), (1, 1), has_state_dict=False
+    )
     return write(run, built, proof, 123_456, scores)
 
 

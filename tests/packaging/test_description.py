@@ -41,6 +41,7 @@ def make_flavour(n_axes=2, **changes):
         "name": "embeddings",
         "run": lambda image: (image,),
         "script": None,
+        "source": None,
         "outputs": (Output("embedding", names, "Two numbers"),),
         "halo": (8,) * n_axes,
         "multiple_of": (4,) * n_axes,
