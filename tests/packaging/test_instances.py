@@ -26,7 +26,7 @@ BY_RULE = {
     "head": (Head(threshold=0.4), True),
     "core": (Head(threshold=0.3, core_threshold=0.6), True),
     "everywhere": (Everywhere(), False),
-    "prototype": (Prototype(center=(0.5, 0.0, -0.5), radius=1.2), False),
+    "prototype": (Prototype(center=(0.5, 0.0, -0.5), radius=0.8), False),
 }
 SIZES = {2: [(37, 45), (16, 9)], 3: [(9, 14, 19), (5, 16, 8)]}
 
