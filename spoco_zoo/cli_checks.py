@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from spoco_zoo.errors import SettingError, SpocoZooError
+from spoco_zoo.errors import PackageError, SettingError, SpocoZooError
 from spoco_zoo.terminal import complain, console
 
 Overwrite = Annotated[bool, typer.Option(help="Replace what is there already.")]
@@ -104,8 +104,14 @@ def prove(
     failed = 0
     for package in packages:
         typer.echo(f"{package}: its TorchScript and Python code is executed now", err=True)
-        with console().status("reading the package") as status:
-            proof = try_package(package, engines, status.update)
+        try:
+            with console().status("reading the package") as status:
+                is_hashed = sha256 is not None
+                proof = try_package(package, engines, status.update, is_hashed=is_hashed)
+        except PackageError as error:
+            complain(error)
+            failed += 1
+            continue
         console(stderr=False).print(proof.table())
         typer.echo(f"{package}: {proof.summary}")
         failed += bool(proof.failed)

@@ -19,6 +19,10 @@ from spoco_zoo.packaging.proof import Proof
 from spoco_zoo.session import Embedded
 from spoco_zoo.spec import Spec
 
+_OF_RUN = (
+    "Scores are those of `spoco-zoo run` with the embeddings package of this network; this package "
+    "was not scored by itself."
+)
 _DRAFT = "**Draft**: not for a collection before its author has looked it over."
 
 _USE: Mapping[FlavourName, tuple[str, ...]] = {
@@ -97,10 +101,7 @@ def write_card(
     lines = [
         f"# {card.title}",
         "",
-        *(
-            ["**Draft**: not for a collection before its author has looked it over.", ""]
-            * run.is_draft
-        ),
+        *([_DRAFT, ""] if run.is_draft else []),
         card.description,
         "",
         "A SPOCO network (Wolny et al., CVPR 2022) gives every pixel a vector, an *embedding*, "
@@ -130,6 +131,7 @@ def write_card(
         "## Validation",
         "",
         *_score_lines(run, scores),
+        *(["", _OF_RUN] if flavour.name != "embeddings" else []),
         "",
         *_proof_lines(proof),
         "",

@@ -2,7 +2,7 @@
 
 bioimageio.spec from 0.5.11 on writes mappings where older readers (ilastik's, JDLL's) expect
 plain strings, and JDLL needs an id. So the description is put together here in the common form
-and bioimageio.spec is its judge, in `proof`.
+and bioimageio.spec is its judge, in `acceptance`.
 """
 
 import hashlib

@@ -145,9 +145,10 @@ def export_packages(
         path = export_package(run_folder, target, replace(options, flavour=flavour))
         yield f"{path}: {flavour}, proven"
         return
-    spec, _, fitted = load_run(run_folder)
-    recipe = Recipe.model_validate(fitted["recipe"])
-    places = {name: target / package_id(spec, name) for name in FLAVOURS}
+    if target.suffix.lower() == ".zip" or target.is_file():
+        raise SettingError(f"{target}: expected a folder for the packages of all flavours")
+    run, _, recipe = _read_run(Path(run_folder), is_draft=options.draft)
+    places = {name: target / package_id(run.spec, name) for name in FLAVOURS}
     try:
         check_recipe(recipe)
     except SettingError as error:
@@ -339,7 +340,8 @@ def _check_target(target: Path, *, overwrite: bool) -> None:
     """Stop before work is done for a target that may not be written."""
     if target.exists() and not overwrite:
         raise PackageError(f"{target}: exists already: choose another name or add --overwrite")
-    if target.exists() and target.suffix != ".zip" and not (target / RDF_NAME).is_file():
+    is_zip = target.suffix.lower() == ".zip" and target.is_file()
+    if target.exists() and not is_zip and not (target / RDF_NAME).is_file():
         raise SettingError(
             f"{target}: is not a package and is not overwritten: choose another name"
         )

@@ -7,11 +7,11 @@ package carries. So a package is only tried when its user has said where it come
 import hashlib
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from spoco_zoo.archive import RDF_NAME, check_zip, read_description, read_member
+from spoco_zoo.archive import RDF_NAME, check_zip, read_description, read_member, verify
 from spoco_zoo.engines import pick_engines
 from spoco_zoo.errors import PackageError, SettingError
 from spoco_zoo.lint import choose_consumers, lint_package
@@ -34,7 +34,12 @@ def check_trust(location: Path, sha256: str | None, *, trust: bool) -> None:
                 "look where it comes from, then give its --sha256, or --trust"
             )
         return
-    content = read_member(location, RDF_NAME) if location.is_dir() else location.read_bytes()
+    try:
+        content = read_member(location, RDF_NAME) if location.is_dir() else location.read_bytes()
+    except OSError as error:
+        raise PackageError(
+            f"{location}: cannot be read ({error.strerror}): look at its permissions"
+        ) from error
     found = hashlib.sha256(content).hexdigest()
     if found != sha256.strip().lower():
         what = f"{location / RDF_NAME}" if location.is_dir() else f"{location}"
@@ -48,8 +53,14 @@ def try_package(
     location: Path,
     which: Literal["installed", "cached", "all"],
     on_stage: Callable[[str], None] = lambda stage: None,
+    *,
+    is_hashed: bool = False,
 ) -> Proof:
     """Prove a package, of which its user has vouched for (`check_trust`).
+
+    Weights and architecture files are those that the description states by their hashes. Where
+    the user vouched with the hash of the description of a folder (`is_hashed`), files without one
+    are refused, for nobody vouched for them.
 
     What the format describes otherwise than one image `(1, c, *space)` of any size is tried in
     bioimageio.core alone.
@@ -64,13 +75,14 @@ def try_package(
     with tempfile.TemporaryDirectory(prefix="spoco-zoo-") as name:
         folder = _unpack(location, Path(name) / "package") if location.is_file() else location
         words = read_description(folder)
+        _check_files(folder, words, is_hashed=is_hashed and location.is_dir())
         try:
             candidate = read_candidate(folder)
         except PackageError:
             candidate = Candidate(
                 folder,
                 str(words.get("name")),
-                {kind: "" for kind, entry in (words.get("weights") or {}).items() if entry},
+                dict.fromkeys(_entries(words), ""),
                 0,
                 (),
                 (),
@@ -89,14 +101,45 @@ def try_package(
     return proof
 
 
+def _entries(words: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Weights by format, as far as they are described by words and values."""
+    weights = words.get("weights")
+    entries = weights.items() if isinstance(weights, dict) else ()
+    return {str(kind): entry for kind, entry in entries if isinstance(entry, dict)}
+
+
+def _check_files(folder: Path, words: Mapping[str, Any], *, is_hashed: bool) -> None:
+    """Verify everything that engines may execute, before one of them is started."""
+    for kind, entry in _entries(words).items():
+        for part in (entry, entry.get("architecture"), entry.get("external_data")):
+            if not isinstance(part, dict) or "source" not in part:
+                continue
+            inner = part["source"]  # newer writers nest the two
+            stated = inner if isinstance(inner, dict) else part
+            source, digest = stated.get("source"), stated.get("sha256")
+            content = read_member(folder, str(source))
+            if digest is not None:
+                verify(folder, str(source), content, str(digest))
+            elif is_hashed:
+                raise PackageError(
+                    f"{folder / RDF_NAME}: states no sha256 of {source} ({kind}), so the hash of "
+                    "the description does not vouch for it: use the hash of a zip, or --trust"
+                )
+
+
 def _unpack(location: Path, folder: Path) -> Path:
     """Unpack a zip that was looked over as a whole, file by file."""
     check_zip(location)
     folder.mkdir()
     with zipfile.ZipFile(location) as archive:
         names = [info.filename for info in archive.infolist() if not info.is_dir()]
-    for name in names:
-        target = folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(read_member(location, name))
+    try:
+        for name in names:
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(read_member(location, name))
+    except OSError as error:
+        raise PackageError(
+            f"{location}: cannot be unpacked ({error.strerror}): free space, or look at its names"
+        ) from error
     return folder

@@ -115,7 +115,11 @@ def test_a_card_is_a_draft_only_where_that_is_said():
 
 @pytest.mark.parametrize(
     ("flavour", "word"),
-    [("embeddings", "spoco-zoo run"), ("instances", "DeepImageJ Run"), ("boundaries", "Multicut")],
+    [
+        ("embeddings", "spoco_zoo.segment"),
+        ("instances", "DeepImageJ Run"),
+        ("boundaries", "Multicut"),
+    ],
 )
 def test_every_flavour_says_how_it_is_used(flavour, word):
     told = {name: write_card(make_run(), PROVEN, None, name) for name in FLAVOURS}
