@@ -8,6 +8,7 @@ the complete spec, with the defaults written out.
 import difflib
 import math
 import reprlib
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -309,7 +310,25 @@ def parse_spec(words: dict[Any, Any], name: str) -> Spec:
 
 def dump_spec(spec: Spec) -> str:
     """Write a complete spec as YAML, defaults included."""
-    return yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return dump_yaml(spec.model_dump(mode="json"))
+
+
+def dump_yaml(words: dict[str, Any]) -> str:
+    """Write words and values as YAML that reads back as the same."""
+    # PyYAML takes the control character "next line" for a letter, and a line end when it reads
+    is_plain = not any("\x85" in text for text in _texts(words))
+    return yaml.safe_dump(words, sort_keys=False, allow_unicode=is_plain, width=100)
+
+
+def _texts(value: object) -> Iterator[str]:
+    """All texts within lists and mappings."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
+    elif isinstance(value, str):
+        yield value
 
 
 def change_spec(spec: Spec, changes: dict[str, dict[str, Any]]) -> Spec:

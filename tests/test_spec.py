@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -102,6 +102,7 @@ some_words = st.fixed_dictionaries(
 
 
 @settings(max_examples=60, deadline=None)
+@example({"card": {"data": "a\x85b"}})
 @given(some_words)
 def test_any_spec_survives_writing_and_changing_nothing(words):
     spec = parse_spec(words, "spec")

@@ -15,7 +15,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-import yaml
 
 from spoco_zoo.archive import RDF_NAME
 from spoco_zoo.engines import Engine, pick_engines
@@ -54,7 +53,7 @@ from spoco_zoo.recipe import Consistency, Recipe
 from spoco_zoo.segmentation import make_instances
 from spoco_zoo.session import Embedded
 from spoco_zoo.simulation import simulate_nuclei
-from spoco_zoo.spec import Spec
+from spoco_zoo.spec import Spec, dump_yaml
 from spoco_zoo.training import net as net_module
 from spoco_zoo.training.checkpoints import load_run
 from spoco_zoo.training.momentum import MomentumPair
@@ -302,7 +301,7 @@ class _Draft:
             files=hash_files(self.folder),
         )
         words = describe(self.spec, facts)
-        text = yaml.safe_dump(words, sort_keys=False, allow_unicode=True, width=100)
+        text = dump_yaml(words)
         (self.folder / RDF_NAME).write_text(text, encoding="utf-8")
 
     def _segment(self) -> tuple[np.ndarray, Embedded, np.ndarray]:
