@@ -91,9 +91,12 @@ def describe(spec: Spec, facts: Facts) -> dict[str, Any]:
         "timestamp": datetime.now(UTC).replace(microsecond=0).isoformat(),
         "documentation": FILES["card"],
         "covers": [FILES["cover"]],
-        **(
-            {"attachments": [_file(FILES["proof"], facts)]} if FILES["proof"] in facts.files else {}
-        ),
+        # the hashes of the card and the cover have no place beside their names
+        "attachments": [
+            _file(FILES[word], facts)
+            for word in ("proof", "card", "cover")
+            if FILES[word] in facts.files
+        ],
         "inputs": [_input(spec, facts)],
         "outputs": [_output(output, facts) for output in flavour.outputs],
         "weights": _weights(facts),
