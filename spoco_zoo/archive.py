@@ -21,6 +21,7 @@ import yaml
 from spoco_zoo.errors import PackageError
 
 RDF_NAME = "rdf.yaml"
+RDF_NAMES = (RDF_NAME, "bioimageio.yaml")  # the second is that of newer tools
 _MOST_RDF_BYTES = 4_000_000
 _MOST_FILE_BYTES = 4_000_000_000
 _MOST_BYTES = 16_000_000_000  # of all files of a zip
@@ -104,15 +105,18 @@ def find_description(location: Path) -> str:
                 names = set(archive.namelist())
     except _ZIP_ERRORS as error:
         raise _no_zip(location, error) from error
-    return next((name for name in (RDF_NAME, "bioimageio.yaml") if name in names), RDF_NAME)
+    return next((name for name in RDF_NAMES if name in names), RDF_NAME)
 
 
-def read_description(location: Path, name: str = RDF_NAME) -> dict[str, Any]:
+def read_description(location: Path, name: str | None = None) -> dict[str, Any]:
     """Read the words of a description as data: no tags, no aliases, no word twice.
+
+    The name of the file is found where it is left out.
 
     Raises:
         PackageError: There is none, or it is no such YAML.
     """
+    name = name or find_description(location)
     content = read_member(location, name)
     place = location / name
     if len(content) > _MOST_RDF_BYTES:

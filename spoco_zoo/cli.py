@@ -130,8 +130,8 @@ def export(
         typer.Argument(help="Package to write: a folder, or NAME.zip. With `all`, their folder."),
     ],
     flavour: Annotated[
-        Literal["embeddings", "instances", "boundaries", "all"],
-        typer.Option(help="For `run` and Python; for Fiji and QuPath; for ilastik."),
+        Literal["embeddings", "instances", "boundaries", "qupath", "all"],
+        typer.Option(help="For `run` and Python; for Fiji; for ilastik; for QuPath."),
     ] = "embeddings",
     engines: Annotated[
         Literal["installed", "cached", "all"],

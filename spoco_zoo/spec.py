@@ -11,7 +11,7 @@ import reprlib
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -37,6 +37,9 @@ class DataSettings(_Settings):
     instance_ratio: float = Field(1.0, gt=0, le=1, description="part of the instances kept")
     instance_seed: int = Field(0, ge=0, description="of the choice of kept instances")
     normalization: Normalization = ZeroMeanUnitVariance()
+    pixel_size_um: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(
+        None, description="micrometres a pixel, per axis; QuPath resamples images to it"
+    )
 
 
 class NetSettings(_Settings):
@@ -190,6 +193,13 @@ class Citation(_Settings):
     url: str | None = None
 
 
+class Dataset(_Settings):
+    """A published data set, as collections refer to it."""
+
+    id: str = Field(pattern=r"^[a-z0-9_\-/.]+$", description="as collections write it")
+    source: str = Field(pattern=r"^https?://", description="its page")
+
+
 class Card(_Settings):
     """What people read about the network."""
 
@@ -200,6 +210,9 @@ class Card(_Settings):
     authors: tuple[Author, ...] = (Author(name="spoco-zoo user"),)
     license: str = "CC-BY-4.0"
     data: str = Field("not stated", description="what it was trained on, with licence")
+    dataset: Dataset | None = Field(None, description="the same for collections: id and page")
+    modality: str | None = Field(None, description="such as fluorescence microscopy")
+    target_structure: tuple[str, ...] = Field((), description="such as nuclei")
     cite: tuple[Citation, ...] = ()
     tags: tuple[str, ...] = ()
     limits: str = Field("Not stated.", description="where it should not be used")
@@ -238,6 +251,12 @@ class Spec(_Settings):
             raise ValueError(
                 f"schedule.restarts is {list(self.schedule.restarts)}: expected rising steps "
                 f"between 0 and schedule.steps, {self.schedule.steps}"
+            )
+        pixel = self.data.pixel_size_um
+        if pixel is not None and len(pixel) != self.net.dimensions:
+            raise ValueError(
+                f"data.pixel_size_um is {list(pixel)}: expected {self.net.dimensions} numbers "
+                f"for net.dimensions {self.net.dimensions}"
             )
         if self.net.foreground_head and not self._can_learn_foreground:
             raise ValueError(

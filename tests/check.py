@@ -4,6 +4,7 @@ Lint, format, types, import floors, then the tests with branch coverage of the r
 `--quick` leaves the tests out.
 """
 
+import os
 import subprocess
 import sys
 import time
@@ -25,6 +26,7 @@ CHECKS = [
 TESTS = [
     [
         *("coverage", "run", "-m", "pytest", "-q", "-p", "no:cacheprovider"),
+        *("-n", "auto", "--dist", "worksteal"),
         "--jaxtyping-packages=spoco_zoo,beartype.beartype",
     ],
     ["coverage", "combine", "-q"],
@@ -35,6 +37,10 @@ TESTS = [
 ]
 
 
+# as many tests as cores run at a time, and threads of theirs would only wait for each other
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"} | dict(os.environ)
+
+
 def main() -> int:
     """Run the checks in order; the exit code of the first that fails."""
     quick = "--quick" in sys.argv[1:]
@@ -42,7 +48,7 @@ def main() -> int:
         start = time.monotonic()
         print(f"--- {' '.join(command)}", flush=True)
         code = subprocess.run(
-            [str(BIN / command[0]), *command[1:]], cwd=ROOT, check=False
+            [str(BIN / command[0]), *command[1:]], cwd=ROOT, check=False, env=ONE_THREAD
         ).returncode
         print(f"--- {command[0]}: exit {code} after {time.monotonic() - start:.0f} s", flush=True)
         if code:

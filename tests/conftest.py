@@ -370,6 +370,7 @@ def nuclei_data(tmp_path_factory):
 
 TINY_SPEC = {
     "name": "tiny-nuclei",
+    "data": {"pixel_size_um": [0.5, 0.5]},
     "net": {"widths": [4, 8], "embedding_dim": 4},
     "loss": {"consistency_weight": 0.0},
     "schedule": {

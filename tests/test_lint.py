@@ -220,22 +220,19 @@ SUITS = {
     "labels": ("JDLL", "bioimageio.core"),
     "maps": ("ilastik", "bioimageio.core"),
     "embeddings": ("JDLL", "bioimageio.core"),
-    "qupath": ("JDLL", "QuPath", "bioimageio.core"),
+    "qupath": ("QuPath", "bioimageio.core"),  # JDLL takes no pixel size, QuPath needs one
 }
-OWN = SUITS | {
-    "qupath": ("QuPath", "bioimageio.core")
-}  # JDLL takes no pixel size, QuPath needs one
 
 
-@pytest.mark.parametrize("kind", OWN)
+@pytest.mark.parametrize("kind", SUITS)
 def test_a_good_package_has_no_finding(kind, tmp_path):
     folder = make(kind).write(tmp_path / "package")
-    assert lint_package(folder, OWN[kind]) == []
+    assert lint_package(folder, SUITS[kind]) == []
     assert choose_consumers(folder) == SUITS[kind]
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", OWN)
+@pytest.mark.parametrize("kind", SUITS)
 def test_a_good_package_is_one_for_bioimageio_too(kind, tmp_path, monkeypatch):
     spec = pytest.importorskip("bioimageio.spec")
     folder = make(kind).write(tmp_path / "package")
@@ -426,7 +423,7 @@ QUPATH = [
     pytest.param("qupath", "error", put("inputs.0.axes.1.channel_names", None), "raw does not say how many channels it has: name them", id="no-channel-names"),
     pytest.param("qupath", "error", put("inputs.0.data.type", "uint8"), "raw is of type uint8: expected float32, which is given", id="uint8"),
     pytest.param("qupath", "error", both(put("inputs.0.axes.2.unit", None), put("outputs.0.axes.2.unit", None)), "raw.y has no scale in micrometer, and images are resampled: write the pixel size of the training images as scale, and the unit", id="unit"),
-    pytest.param("qupath", "warning", put("inputs.0.preprocessing.0", {"id": "clip"}), "raw is normalized by clip, which is not done: percentiles 0.1 to 99.9 are always; train with scale_range, or normalize inside the network", id="normalization"),
+    pytest.param("qupath", "warning", put("inputs.0.preprocessing.0", {"id": "sigmoid"}), "raw is normalized by sigmoid, which is not done: percentiles 0.1 to 99.9 are always; train with scale_range, or normalize inside the network", id="normalization"),
 ]
 CORE = [
     pytest.param("labels", "error", put("documentation", MAPPED), "documentation is written as a mapping, which core 0.10 and earlier do not read: write plain strings", id="documentation"),
@@ -771,7 +768,7 @@ def places(value):
 
 def test_any_change_of_words_ends_in_findings_or_in_our_error(tmp_path):
     chance = random.Random(0)
-    worlds = {kind: make(kind) for kind in OWN}
+    worlds = {kind: make(kind) for kind in SUITS}
     folders = {kind: world.write(tmp_path / kind) for kind, world in worlds.items()}
     ends, sentences = {"findings": 0, "refused": 0}, []
     for _ in range(2000):

@@ -6,7 +6,13 @@ in the versions that are out there, each as a process of its own, so that one th
 nothing with it.
 """
 
-from spoco_zoo.engines.asking import CoreResult, run_onnx, run_torchscript, test_core
+from spoco_zoo.engines.asking import (
+    CoreResult,
+    measure_peak,
+    run_onnx,
+    run_torchscript,
+    test_core,
+)
 from spoco_zoo.engines.cache import engines_folder
 from spoco_zoo.engines.kinds import ENGINES, Engine, pick_engines
 
@@ -15,6 +21,7 @@ __all__ = [
     "CoreResult",
     "Engine",
     "engines_folder",
+    "measure_peak",
     "pick_engines",
     "run_onnx",
     "run_torchscript",

@@ -5,15 +5,16 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import yaml
 
+from spoco_zoo.archive import RDF_NAME, find_description
 from spoco_zoo.engines.child import Ending, first_line, run_child
 from spoco_zoo.engines.kinds import Engine
 from spoco_zoo.errors import MissingExtraError, PackageError
 
-RDF_NAME = "rdf.yaml"
 TIMEOUT = 600.0  # seconds for one run
 CORE_TIMEOUT = 1800.0  # seconds for all weights formats
 ADVICE = {
@@ -55,7 +56,7 @@ def run_onnx(
         MissingExtraError: The engine is not there.
         PackageError: The engine refuses the file or the array, dies, or takes too long.
     """
-    return _run(engine, "onnx", model, inputs, timeout)
+    return _run(engine, "onnx", model, inputs, timeout)[0]
 
 
 def run_torchscript(
@@ -73,7 +74,24 @@ def run_torchscript(
         MissingExtraError: The engine is not there.
         PackageError: The engine refuses the file or the array, dies, or takes too long.
     """
-    return _run(engine, "torchscript", model, inputs, timeout)
+    return _run(engine, "torchscript", model, inputs, timeout)[0]
+
+
+def measure_peak(
+    engine: Engine, model: Path, inputs: np.ndarray, timeout: float = TIMEOUT
+) -> int | None:
+    """Run a file on an array; the most memory in bytes that the engine's process held.
+
+    Returns:
+        None where the engine or the system does not tell.
+
+    Raises:
+        MissingExtraError: The engine is not there.
+        PackageError: The engine refuses the file or the array, dies, or takes too long.
+    """
+    assert engine.kind != "bioimageio"
+    peak = _run(engine, engine.kind, model, inputs, timeout)[1].get("peak_bytes")
+    return peak if isinstance(peak, int) else None
 
 
 def test_core(engine: Engine, folder: Path, weights: Sequence[str]) -> CoreResult:
@@ -96,13 +114,14 @@ def test_core(engine: Engine, folder: Path, weights: Sequence[str]) -> CoreResul
         copy = Path(name) / "package"
         try:
             shutil.copytree(folder, copy)
-            _leave_out_github(copy / RDF_NAME)
+            description = copy / find_description(copy)
+            _leave_out_github(description)
         except (OSError, UnicodeError, yaml.YAMLError, shutil.Error) as error:
             raise PackageError(
                 f"{folder}: cannot be read ({first_line(str(error))}): expected the folder of a "
                 f"package with {RDF_NAME}; export it anew"
             ) from error
-        words = [*engine.command(), str(copy / RDF_NAME), *weights]
+        words = [*engine.command(), str(description), *weights]
         ending = run_child(words, Path(name), timeout=CORE_TIMEOUT, variables=ON_CPU)
     versions = next((line for line in ending.lines if "engine" in line), None)
     if versions is None:
@@ -116,8 +135,13 @@ def test_core(engine: Engine, folder: Path, weights: Sequence[str]) -> CoreResul
 
 
 def _run(
-    engine: Engine, kind: str, model: Path, inputs: np.ndarray, timeout: float
-) -> list[np.ndarray]:
+    engine: Engine,
+    kind: Literal["onnx", "torchscript"],
+    model: Path,
+    inputs: np.ndarray,
+    timeout: float,
+) -> tuple[list[np.ndarray], dict[str, Any]]:
+    """Run a file in a child; its outputs, and what else it told."""
     _check_there(engine, kind)
     model = Path(model).resolve()
     if not model.is_file():
@@ -140,10 +164,11 @@ def _run(
                 f"{engine.name} says it is {told['engine']}: expected {engine.version}; "
                 "install it anew"
             )
-        return [
+        outputs = [
             np.load(folder / f"output{number}.npy", allow_pickle=False)
             for number in range(len(told["outputs"]))
         ]
+        return outputs, told
 
 
 def _check_there(engine: Engine, kind: str) -> None:

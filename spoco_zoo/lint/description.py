@@ -216,6 +216,7 @@ class Description(_Part):
     id: Any = None
     documentation: Any = None
     covers: Any = None
+    attachments: Any = None
     icon: Any = None
     license: Any = None
     git_repo: Any = None

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from spoco_zoo.archive import RDF_NAME, check_names, check_zip, read_member, verify
+from spoco_zoo.archive import RDF_NAMES, check_names, check_zip, read_member, verify
 from spoco_zoo.errors import PackageError
 from spoco_zoo.lint.description import HASH, Description, FileReference, Tensor
 from spoco_zoo.onnx_header import OnnxHeader, read_onnx_header
@@ -65,7 +65,7 @@ def find_package(location: Path | str) -> Path:
         PackageError: There is none, or the zip is damaged or unsafe.
     """
     location = Path(location)
-    if location.name == RDF_NAME and location.is_file():
+    if location.name in RDF_NAMES and location.is_file():
         location = location.parent
     if not location.exists():
         raise PackageError(f"{location}: no such package: expected a folder or a zip")
@@ -83,6 +83,8 @@ def gather(location: Path, description: Description) -> Evidence:
     references = _references(description)
     stated = description.configured("spoco_zoo", "files")
     hashes = {str(name): _as_hash(value) or "" for name, value in _as_mapping(stated).items()}
+    named = {reference.source for reference in references}
+    hashes |= {k: v for k, v in _attached_hashes(description).items() if k in named}
     names = dict.fromkeys([*(reference.source for reference in references), *hashes])
     check_names(location, names)
     contents = {name: read_member(location, name) for name in names}
@@ -129,6 +131,15 @@ def _references(description: Description) -> list[FileReference]:
         if isinstance(source, str):
             found.append(FileReference.model_construct(source=source, sha256=_as_hash(sha256)))
     return [reference for reference in found if reference is not None]
+
+
+def _attached_hashes(description: Description) -> dict[str, str]:
+    """Hashes of attachments, which may be those of a card or a cover that have no other place."""
+    entries = description.attachments if isinstance(description.attachments, list) else []
+    pairs = [
+        (_as_mapping(e).get("source"), _as_hash(_as_mapping(e).get("sha256"))) for e in entries
+    ]
+    return {source: sha256 for source, sha256 in pairs if isinstance(source, str) and sha256}
 
 
 def _as_mapping(value: object) -> Mapping[Any, Any]:

@@ -24,9 +24,10 @@ _RULES: Mapping[Consumer, Callable[[Evidence], Iterator[Finding]]] = {
 def choose_consumers(location: Path | str) -> tuple[Consumer, ...]:
     """Choose the programs that a package is for by what its network gives.
 
-    Labels are for JDLL, and QuPath where the file is there that it opens; boundary maps are for
-    ilastik; embeddings are for bioimageio.core, and JDLL at least must load them. Whatever it
-    is, bioimageio.core is what the zoo tests it with.
+    Labels are for JDLL, or QuPath where the file is there that it opens, since it wants a pixel
+    size that JDLL takes for a ratio; boundary maps are for ilastik; embeddings are for
+    bioimageio.core, and JDLL at least must load them. Whatever it is, bioimageio.core is what the
+    zoo tests it with.
 
     Raises:
         PackageError: The package is missing, damaged or unsafe.
@@ -37,11 +38,12 @@ def choose_consumers(location: Path | str) -> tuple[Consumer, ...]:
         return ("bioimageio.core",)
     package = gather(location, description)
     labels = len(package.labels) > 0
+    qupath = labels and package.holds(INSTANSEG)
     maps = any(output.is_maps for output in description.outputs)
     wanted = {
-        "JDLL": labels or not maps,
+        "JDLL": (labels or not maps) and not qupath,
         "ilastik": maps,
-        "QuPath": labels and package.holds(INSTANSEG),
+        "QuPath": qupath,
         "bioimageio.core": True,
     }
     return tuple(consumer for consumer in CONSUMERS if wanted[consumer])

@@ -11,6 +11,7 @@ _error, _warning = partial(Finding, "QuPath", "error"), partial(Finding, "QuPath
 
 INSTANSEG = "instanseg.pt"
 _OUTPUT = "instance_segmentation"
+_DONE = ("scale_range", "clip", "ensure_dtype")  # by the extension itself
 _UNITS = ("micrometer", "micron", "um", "µm")
 
 
@@ -56,7 +57,7 @@ def _check_image(image: Tensor) -> Iterator[Finding]:
                 f"{image.id}.{axis.name} has no scale in micrometer, and images are resampled: "
                 "write the pixel size of the training images as scale, and the unit"
             )
-    own = [op.id for op in image.preprocessing if op.id not in ("scale_range", "ensure_dtype")]
+    own = [op.id for op in image.preprocessing if op.id not in _DONE]
     if own:
         yield _warning(
             f"{image.id} is normalized by {', '.join(own)[:60]}, which is not done: percentiles "

@@ -6,24 +6,33 @@ file that `spoco-zoo evaluate` wrote. The pictures are of the simulator's images
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from spoco_zoo.errors import SettingError
 from spoco_zoo.figures import embedding_colors, overlay, side_by_side, write_png
+from spoco_zoo.foreground import Head
+from spoco_zoo.packaging.description import package_title
 from spoco_zoo.packaging.flavours import Flavour, FlavourName
+from spoco_zoo.packaging.memory import Memory
 from spoco_zoo.packaging.proof import Proof
+from spoco_zoo.packaging.run_folder import RunFacts
 from spoco_zoo.session import Embedded
-from spoco_zoo.spec import Spec
 
 _OF_RUN = (
     "Scores are those of `spoco-zoo run` with the embeddings package of this network; this package "
     "was not scored by itself."
 )
 _DRAFT = "**Draft**: not for a collection before its author has looked it over."
+
+_GIVES: Mapping[FlavourName, str] = {
+    "embeddings": "This package gives the embeddings; `spoco-zoo run` makes instances of them.",
+    "instances": "In this package that step is part of the network: it gives a label image.",
+    "boundaries": "This package gives what follows from the embeddings of neighbours, as "
+    "probabilities: where boundaries are, and where the interior of an instance is.",
+    "qupath": "In this package that step is part of the network, which is called as the InstanSeg "
+    "extension of QuPath calls its own.",
+}
 
 _USE: Mapping[FlavourName, tuple[str, ...]] = {
     "embeddings": (
@@ -53,9 +62,18 @@ _USE: Mapping[FlavourName, tuple[str, ...]] = {
         "- **ilastik**: *Neural Network Classification (Local)* opens the zip. It shows the "
         "channels as Label 1, 2, 3, in their order. Export *Probabilities*, then either "
         "*Boundary-based Segmentation with Multicut*, with the boundary as its channel, or "
-        "*Object Classification [Pixel Prediction Map]* with hysteresis: core is interior, "
-        "final is foreground, *Don't merge objects*.",
+        "*Object Classification [Pixel Prediction Map]* with hysteresis: core is interior at "
+        "0.5, final is foreground at {final}, objects of 10 pixels or more, *Don't merge "
+        "objects*.",
         "- **Python**: `bioimageio.core.predict`, in blocks too.",
+    ),
+    "qupath": (
+        "- **QuPath** 0.6 or newer with the InstanSeg extension: put this folder into the "
+        "extension's model folder, choose it under *Local models*, select an annotation and run. "
+        "Images are resampled to the pixel size that `rdf.yaml` states, so the image must know "
+        "its own. Choose the CPU, or a GPU of NVIDIA: Apple's has no double precision, which the "
+        "clustering uses.",
+        "- **Elsewhere**: take the instances package of the same network.",
     ),
 }
 
@@ -74,17 +92,13 @@ _LIMITS: Mapping[FlavourName, tuple[str, ...]] = {
         "whole image (`zero_mean_unit_variance`, `scale_range`) make tiles differ more; a "
         "network trained with fixed numbers does not have that difference.",
     ),
+    "qupath": (
+        "",
+        "QuPath itself was not at hand: what was tried are the libraries that it brings. It takes "
+        "percentiles over all that is annotated, and the network's own statistics are of a tile: "
+        "where a tile shows next to nothing, noise may be taken for instances.",
+    ),
 }
-
-
-@dataclass(frozen=True)
-class RunFacts:
-    """What the run folder says of the training."""
-
-    spec: Spec
-    fitted: Mapping[str, Any]  # recipe.json
-    environment: Mapping[str, Any]  # environment.json
-    is_draft: bool = False
 
 
 def write_card(
@@ -92,21 +106,21 @@ def write_card(
     flavour: Flavour,
     proof: Proof,
     parameters: int,
-    scores: Mapping[str, Any] | None,
+    memory: Memory | None,
 ) -> str:
     """Write the card of one flavour."""
     spec, card = run.spec, run.spec.card
     kept = f"{spec.data.instance_ratio:.0%} of the instances labelled"
     zero = f"label 0 meaning {spec.data.label_zero}"
     lines = [
-        f"# {card.title}",
+        f"# {package_title(spec, flavour.name)}",
         "",
         *([_DRAFT, ""] if run.is_draft else []),
         card.description,
         "",
         "A SPOCO network (Wolny et al., CVPR 2022) gives every pixel a vector, an *embedding*, "
         "that is near to those of its own instance and far from those of others. Clustering the "
-        "embeddings gives the instances.",
+        f"embeddings gives the instances. {_GIVES[flavour.name]}",
         "",
         "![image and instances](cover.png)",
         "",
@@ -114,23 +128,24 @@ def write_card(
         "",
         "## Use",
         "",
-        *_USE[flavour.name],
+        *_use_lines(run, flavour.name),
         "",
         "## Training",
         "",
         f"- Data: {card.data}",
-        f"- {run.environment['train_images']} images with {run.environment['train_instances']} "
+        f"- {run.environment.train_images} images with {run.environment.train_instances} "
         f"instances, {kept}, {zero}",
         f"- {spec.schedule.steps} steps of {spec.schedule.batch_size} crops of "
         f"{' x '.join(map(str, spec.schedule.crop))} pixels, seed {spec.schedule.seed}, "
-        f"{run.environment['precision']} on {run.environment['device']}; "
-        f"weights of step {run.fitted['step']}, the best on validation",
+        f"{run.environment.precision} on {run.environment.device}"
+        + ("" if run.hours is None else f", {run.hours:.1f} hours")
+        + f"; weights of step {run.fitted.step}, the best on validation",
         f"- {parameters:,} parameters, embedding of {spec.net.embedding_dim} numbers",
         f"- Licence of the weights: {card.license}",
         "",
         "## Validation",
         "",
-        *_score_lines(run, scores),
+        *_score_lines(run),
         *(["", _OF_RUN] if flavour.name != "embeddings" else []),
         "",
         *_proof_lines(proof),
@@ -139,11 +154,12 @@ def write_card(
         "",
         card.limits,
         *_LIMITS[flavour.name],
+        *([] if memory is None else ["", f"Memory: {memory}."]),
         "",
         "## How instances are made",
         "",
         "```json",
-        json.dumps(run.fitted["recipe"], indent=1),
+        json.dumps(run.recipe.model_dump(mode="json"), indent=1),
         "```",
         "",
         "## Cite",
@@ -151,6 +167,13 @@ def write_card(
         *(f"- {c.text} {c.doi or c.url or ''}".rstrip() for c in card.cite),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _use_lines(run: RunFacts, flavour: FlavourName) -> list[str]:
+    """Say how programs use a flavour, with the threshold that was fitted."""
+    rule = run.recipe.foreground
+    final = rule.threshold if isinstance(rule, Head) else 0.5
+    return [line.replace("{final}", f"{final:.2g}") for line in _USE[flavour]]
 
 
 def _proof_lines(proof: Proof) -> list[str]:
@@ -190,24 +213,6 @@ def write_cover(path: Path, image: np.ndarray, embedded: Embedded, labels: np.nd
     write_png(path, np.asarray(picture))
 
 
-def read_scores(path: Path) -> dict[str, Any]:
-    """Read what `spoco-zoo evaluate --json` wrote.
-
-    Raises:
-        SettingError: The file is missing or holds no scores.
-    """
-    try:
-        scores: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        summary, _ = scores["summary"], scores["images"][0]
-        if not all(isinstance(summary[key], int | float) for _, key in _SCORES.values()):
-            raise ValueError("scores are numbers")
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise SettingError(
-            f"{path}: holds no scores: expected a file of spoco-zoo evaluate --json"
-        ) from error
-    return scores
-
-
 _SCORES = {  # in the run folder, and of spoco-zoo evaluate
     "AP at IoU 0.50, pooled": ("ap50", "pooled_ap50"),
     "AP, mean of IoU 0.50 to 0.95, pooled": ("mean_ap", "pooled_mean_ap"),
@@ -216,20 +221,18 @@ _SCORES = {  # in the run folder, and of spoco-zoo evaluate
 }
 
 
-def _score_lines(run: RunFacts, scores: Mapping[str, Any] | None) -> list[str]:
-    val = run.fitted["validation"]
-    count = run.fitted["validation_images"]
+def _score_lines(run: RunFacts) -> list[str]:
+    validation, scores = dict(run.fitted.validation), run.scores
     lines = [
-        f"The recipe was fitted on the {count} validation images"
+        f"The recipe was fitted on the {run.fitted.validation_images} validation images"
         + ("." if scores else "; no test images were scored."),
         "",
         "| score | validation |" + (" test |" if scores else ""),
         "|---|---|" + ("---|" if scores else ""),
     ]
     for name, (val_key, key) in _SCORES.items():
-        test = "" if scores is None else f" {scores['summary'][key]:.3f} |"
-        lines.append(f"| {name} | {val[val_key]:.3f} |{test}")
+        test = "" if scores is None else f" {dict(scores.summary)[key]:.3f} |"
+        lines.append(f"| {name} | {validation[val_key]:.3f} |{test}")
     if scores is not None:
-        count = len(scores["images"])
-        lines += ["", f"Test: {count} images."]
+        lines += ["", f"Test: {len(scores.images)} images."]
     return lines

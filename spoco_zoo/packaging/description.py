@@ -23,8 +23,11 @@ from spoco_zoo.normalization import (
     ZeroMeanUnitVariance,
 )
 from spoco_zoo.package import SpocoConfig
+from spoco_zoo.packaging import qupath
 from spoco_zoo.packaging.flavours import Flavour, Output
 from spoco_zoo.packaging.graphs import OPSET
+from spoco_zoo.packaging.memory import Memory
+from spoco_zoo.packaging.run_folder import RunFacts
 from spoco_zoo.spec import Spec
 
 FORMAT_VERSION = "0.5.4"
@@ -34,6 +37,7 @@ TOLERANCE = 1e-3
 FILES = {
     "onnx": "weights.onnx",
     "torchscript": "weights_torchscript.pt",
+    "instanseg": "instanseg.pt",  # the same, as QuPath calls it
     "state_dict": "weights.pt",
     "architecture": "net.py",
     "input": "test_input.npy",
@@ -48,12 +52,24 @@ FILES = {
 class Facts:
     """What the description needs to know beside the spec."""
 
+    run: RunFacts
     flavour: Flavour
     config: SpocoConfig | None  # of a package that `run` clusters
     architecture: Mapping[str, object]
     parameters: int
     peaks: Mapping[str, float]  # largest value of each expected output
     files: Mapping[str, str]  # sha256 by name
+    memory: Memory | None = None
+
+
+def package_title(spec: Spec, flavour: str) -> str:
+    """The name that tells the flavours apart in the lists of programs."""
+    return spec.card.title if flavour == "embeddings" else f"{spec.card.title} {flavour}"
+
+
+def torchscript_name(flavour: str) -> str:
+    """The file of the TorchScript: QuPath looks for one name."""
+    return FILES["instanseg" if flavour == "qupath" else "torchscript"]
 
 
 def package_id(spec: Spec, flavour: str) -> str:
@@ -71,18 +87,25 @@ def sample_output_name(output: str) -> str:
     return f"sample_{output}.tif"
 
 
-def describe(spec: Spec, facts: Facts) -> dict[str, Any]:
+def describe(facts: Facts) -> dict[str, Any]:
     """Put the description together."""
-    card, flavour = spec.card, facts.flavour
+    spec, flavour = facts.run.spec, facts.flavour
+    card = spec.card
     optional = {
         "cite": [c.model_dump(exclude_none=True) for c in card.cite],
         "tags": list(card.tags),
+        "training_data": card.dataset and {"id": card.dataset.id},
+        "maintainers": [
+            {"name": author.name, "github_user": author.github_user}
+            for author in card.authors
+            if author.github_user
+        ],
     }
     return {
         "type": "model",
         "format_version": FORMAT_VERSION,
         "id": package_id(spec, flavour.name),
-        "name": _title(card.title, flavour.name),
+        "name": package_title(spec, flavour.name),
         "description": f"{card.description} {_what_it_gives(flavour)}".strip(),
         "authors": [author.model_dump(exclude_none=True) for author in card.authors],
         **{word: value for word, value in optional.items() if value},
@@ -97,16 +120,11 @@ def describe(spec: Spec, facts: Facts) -> dict[str, Any]:
             for word in ("proof", "card", "cover")
             if FILES[word] in facts.files
         ],
-        "inputs": [_input(spec, facts)],
+        "inputs": [_input(facts)],
         "outputs": [_output(output, facts) for output in flavour.outputs],
         "weights": _weights(facts),
         "config": {
-            "bioimageio": {
-                "reproducibility_tolerance": [_tolerance(o, facts) for o in flavour.outputs],
-                "model_parameter_count": facts.parameters,
-                "architecture_type": "U-Net",
-                "task": "instance segmentation",
-            },
+            "bioimageio": _common_config(facts),
             **(
                 {"spoco_zoo": facts.config.model_dump(mode="json")}
                 if facts.config is not None
@@ -116,18 +134,84 @@ def describe(spec: Spec, facts: Facts) -> dict[str, Any]:
     }
 
 
+def _common_config(facts: Facts) -> dict[str, Any]:
+    """`config.bioimageio`: what the collection's own words can tell of training and needs."""
+    spec, schedule = facts.run.spec, facts.run.spec.schedule
+    card = spec.card
+    widths = ", ".join(map(str, spec.net.widths))
+    optional = {
+        "modality": card.modality,
+        "target_structure": list(card.target_structure),
+        "memory_requirements_inference": facts.memory and str(facts.memory),
+        "evaluations": _evaluations(facts.run) if facts.flavour.name == "embeddings" else [],
+    }
+    return {
+        "reproducibility_tolerance": [_tolerance(o, facts) for o in facts.flavour.outputs],
+        "model_parameter_count": facts.parameters,
+        "architecture_type": "U-Net",
+        "architecture_description": (
+            f"{spec.net.dimensions}D U-Net of {len(spec.net.widths)} levels ({widths} channels), "
+            f"which gives every pixel an embedding of {spec.net.embedding_dim} numbers"
+        ),
+        "task": "instance segmentation",
+        "out_of_scope_use": card.limits,
+        "training": {
+            "training_preprocessing": f"{spec.data.normalization.id} of the whole image; flips, "
+            "rotations, scaling, elastic deformation, noise, blur, brightness, contrast and gamma",
+            "training_steps": schedule.steps,
+            "training_batch_size": schedule.batch_size,
+            "training_crop": list(schedule.crop),
+            "initial_learning_rate": schedule.learning_rate,
+            "learning_rate_schedule": f"cosine after {schedule.warmup_steps} steps of warm-up"
+            + (f", anew at steps {list(schedule.restarts)}" if schedule.restarts else ""),
+            "loss_function": "SPOCO (Wolny et al., CVPR 2022)",
+            "loss_function_kwargs": spec.loss.model_dump(mode="json", exclude_none=True),
+            "optimizer": schedule.optimizer,
+            "optimizer_kwargs": {"weight_decay": schedule.weight_decay},
+        }
+        | ({} if facts.run.hours is None else {"training_duration": round(facts.run.hours, 2)}),
+        **{word: value for word, value in optional.items() if value},
+    }
+
+
+def _evaluations(run: RunFacts) -> list[dict[str, Any]]:
+    """Scores of `run` with this package, in the words of the format, which name a data set."""
+    dataset = run.spec.card.dataset
+    if dataset is None:
+        return []
+    fitted = run.fitted
+    found = [("validation", fitted.validation_images, tuple(dict(fitted.validation).values()))]
+    if run.scores is not None:
+        scored = tuple(dict(run.scores.summary).values())
+        found.append(("test", len(run.scores.images), scored))
+    return [
+        {
+            "dataset_id": dataset.id,
+            "dataset_source": dataset.source,
+            "dataset_role": role,
+            "sample_count": count,
+            "evaluation_factors": ["overall"],
+            "evaluation_factors_long": ["all images"],
+            "metrics": ["AP50", "mean AP", "SBD", "|DiC|"],
+            "metrics_long": [
+                "average precision at IoU 0.50, pooled over all objects",
+                "mean of average precision at IoU 0.50 to 0.95, pooled over all objects",
+                "symmetric best Dice, mean of images",
+                "absolute difference in count, mean of images",
+            ],
+            "results": [[round(value, 4)] for value in values],
+        }
+        for role, count, values in found
+    ]
+
+
 def _what_it_gives(flavour: Flavour) -> str:
     """What people see of the output; ilastik shows channels by number alone."""
-    if flavour.name == "instances":
+    if flavour.name in ("instances", "qupath"):
         return "Gives a label image: 0 is background, every instance has a number."
     if flavour.name == "boundaries":
         return f"Gives probabilities, in this order: {', '.join(flavour.outputs[0].channels)}."
     return ""
-
-
-def _title(title: str, flavour: str) -> str:
-    """Tell the flavours apart in the lists of programs."""
-    return title if flavour == "embeddings" else f"{title} {flavour}"
 
 
 def hash_files(folder: Path) -> dict[str, str]:
@@ -137,7 +221,7 @@ def hash_files(folder: Path) -> dict[str, str]:
 
 
 def _tolerance(output: Output, facts: Facts) -> dict[str, Any]:
-    if output.type != "float32":  # a label is right or wrong
+    if output.is_label:
         numbers = {"relative_tolerance": 0.0, "absolute_tolerance": 0.0}
         return {"output_ids": [output.id], **numbers, "mismatched_elements_per_million": 1000}
     # bioimageio.spec refuses an absolute tolerance above 1 % of the largest value
@@ -153,6 +237,15 @@ def _file(name: str, facts: Facts) -> dict[str, str]:
     return {"source": name, "sha256": facts.files[name]}
 
 
+def _scale(facts: Facts) -> list[dict[str, Any]]:
+    """Pixel size per axis, where a program asks for it."""
+    # Fiji's library takes the scale of an output for a ratio of sizes, so no other flavour has it
+    size = facts.run.spec.data.pixel_size_um
+    if facts.flavour.name != "qupath" or size is None:
+        return [{}] * len(facts.flavour.halo)
+    return [{"scale": length, "unit": "micrometer"} for length in size]
+
+
 def _axes(channels: Sequence[str], sizes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     space = "zyx"[-len(sizes) :]
     return [
@@ -162,11 +255,18 @@ def _axes(channels: Sequence[str], sizes: Sequence[dict[str, Any]]) -> list[dict
     ]
 
 
-def _input(spec: Spec, facts: Facts) -> dict[str, Any]:
+def _input(facts: Facts) -> dict[str, Any]:
+    spec = facts.run.spec
     channels = [f"channel{n}" for n in range(spec.net.in_channels or 0)]
     flavour = facts.flavour
-    pairs = zip(flavour.smallest, flavour.step, strict=True)
-    sizes = [{"size": {"min": smallest, "step": step}} for smallest, step in pairs]
+    sizes = [
+        {"size": {"min": smallest, "step": step}} | scale
+        for smallest, step, scale in zip(flavour.smallest, flavour.step, _scale(facts), strict=True)
+    ]
+    space = "zyx"[-len(sizes) :]
+    preprocessing = _preprocessing(spec.data.normalization, space)
+    if flavour.name == "qupath":
+        preprocessing = _preprocessing_of_qupath(space)
     return {
         "id": "image",
         "description": "Intensities as they come from the microscope",
@@ -174,15 +274,15 @@ def _input(spec: Spec, facts: Facts) -> dict[str, Any]:
         "data": {"type": "float32"},
         "test_tensor": _file(FILES["input"], facts),
         "sample_tensor": _file(FILES["sample"], facts),
-        "preprocessing": _preprocessing(spec.data.normalization, "zyx"[-len(sizes) :]),
+        "preprocessing": preprocessing,
     }
 
 
 def _output(output: Output, facts: Facts) -> dict[str, Any]:
     halos = facts.flavour.halo
     sizes: list[dict[str, Any]] = [
-        {"size": {"tensor_id": "image", "axis_id": axis}} | ({"halo": halo} if halo else {})
-        for axis, halo in zip("zyx"[-len(halos) :], halos, strict=True)
+        {"size": {"tensor_id": "image", "axis_id": axis}} | ({"halo": halo} if halo else {}) | scale
+        for axis, halo, scale in zip("zyx"[-len(halos) :], halos, _scale(facts), strict=True)
     ]
     return {
         "id": output.id,
@@ -210,11 +310,25 @@ def _preprocessing(normalization: Normalization, space: str) -> list[dict[str, A
     ]
 
 
+def _preprocessing_of_qupath(space: str) -> list[dict[str, Any]]:
+    """What the extension does by itself, so that others give the network the same."""
+    low, high = qupath.PERCENTILES
+    words = {"axes": list(space), "min_percentile": low, "max_percentile": high}
+    return [
+        {"id": "scale_range", "kwargs": words},
+        {"id": "clip", "kwargs": dict(zip(("min", "max"), qupath.CLIP, strict=True))},
+        {"id": "ensure_dtype", "kwargs": {"dtype": "float32"}},
+    ]
+
+
 def _weights(facts: Facts) -> dict[str, Any]:
     version = torch.__version__.split("+")[0]
+    formats = facts.flavour.formats
+    script = _file(torchscript_name(facts.flavour.name), facts) | {"pytorch_version": version}
+    if "onnx" not in formats:
+        return {"torchscript": script}
     onnx = _file(FILES["onnx"], facts) | {"opset_version": OPSET}
-    script = _file(FILES["torchscript"], facts) | {"pytorch_version": version}
-    if not facts.flavour.has_state_dict:
+    if "pytorch_state_dict" not in formats:
         return {"onnx": onnx | {"parent": "torchscript"}, "torchscript": script}
     child = {"parent": "pytorch_state_dict"}
     state_dict = _file(FILES["state_dict"], facts) | {

@@ -4,7 +4,6 @@ All files are written into a hidden folder beside the target; only when every pr
 does it get its name. A target that ends in `.zip` becomes a zip, any other a folder.
 """
 
-import json
 import shutil
 import tempfile
 import zipfile
@@ -28,7 +27,7 @@ from spoco_zoo.packaging.acceptance import (
     find_alerts,
     test_with_bioimageio,
 )
-from spoco_zoo.packaging.card import RunFacts, read_scores, write_card, write_cover
+from spoco_zoo.packaging.card import write_card, write_cover
 from spoco_zoo.packaging.description import (
     FILES,
     Facts,
@@ -37,8 +36,15 @@ from spoco_zoo.packaging.description import (
     package_id,
     sample_output_name,
     test_output_name,
+    torchscript_name,
 )
-from spoco_zoo.packaging.flavours import FLAVOURS, Flavour, FlavourName, build_flavour
+from spoco_zoo.packaging.flavours import (
+    FLAVOURS,
+    Flavour,
+    FlavourName,
+    build_flavour,
+    check_flavour,
+)
 from spoco_zoo.packaging.graphs import (
     architecture,
     output_names,
@@ -47,17 +53,24 @@ from spoco_zoo.packaging.graphs import (
     write_state_dict,
     write_torchscript,
 )
-from spoco_zoo.packaging.instances import check_recipe
+from spoco_zoo.packaging.memory import Memory, measure_memory
 from spoco_zoo.packaging.proof import Check, Proof, prove, read_candidate
+from spoco_zoo.packaging.qupath import give_as_qupath
+from spoco_zoo.packaging.run_folder import RunFacts, read_run
 from spoco_zoo.recipe import Consistency, Recipe
 from spoco_zoo.segmentation import make_instances
 from spoco_zoo.session import Embedded
 from spoco_zoo.simulation import simulate_nuclei
 from spoco_zoo.spec import Spec, dump_yaml
 from spoco_zoo.training import net as net_module
-from spoco_zoo.training.checkpoints import load_run
-from spoco_zoo.training.momentum import MomentumPair
 from spoco_zoo.training.net import PackagedUNet, count_parameters
+
+_DRAFT = "drafts are for you and your colleagues: export without --draft for a collection"
+_UPLOAD = """to share on bioimage.io:
+  1. open the package in the program that it is for, once
+  2. make it a zip, with rdf.yaml at its top (a target NAME.zip is one already)
+  3. choose Upload on https://bioimage.io, log in, and give it the zip
+  4. its tests take some minutes; then a reviewer looks at it, and may ask you there"""
 
 
 @dataclass(frozen=True)
@@ -84,9 +97,9 @@ def export_package(run_folder: Path, target: Path, options: ExportOptions) -> Pa
     """
     run_folder, target = Path(run_folder), Path(target)
     _check_target(target, overwrite=options.overwrite)
-    scores = None if options.scores is None else read_scores(options.scores)
-    run, pair, recipe = _read_run(run_folder, is_draft=options.draft)
-    spec = run.spec
+    run, pair = read_run(run_folder, options.scores, is_draft=options.draft)
+    spec, recipe = run.spec, run.recipe
+    check_flavour(options.flavour, spec, recipe)
     is_consistency = isinstance(recipe.clustering, Consistency)
     net = package_net(spec, pair, momentum=is_consistency and options.flavour == "embeddings")
     flavour = build_flavour(options.flavour, net, spec, recipe)
@@ -98,18 +111,20 @@ def export_package(run_folder: Path, target: Path, options: ExportOptions) -> Pa
         with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as name:
             folder = Path(name) / "package"
             folder.mkdir()
-            draft = _Draft(spec, recipe, net, flavour, folder)
+            draft = _Draft(run, net, flavour, folder)
             options.on_stage(f"{flavour.name}: writing weights, test tensors and pictures")
             draft.write_weights()
             draft.write_test_tensors()
             draft.write_pictures()
             draft.describe()
             proof = draft.prove(engines, options.on_stage)
-            card = write_card(run, flavour, proof, count_parameters(net), scores)
+            options.on_stage("measuring memory")
+            memory = draft.measure_memory(engines)
+            card = write_card(run, flavour, proof, count_parameters(net), memory)
             (folder / FILES["card"]).write_text(card, encoding="utf-8")
-            draft.describe()
+            draft.describe(memory)
             options.on_stage("testing every weight format with bioimageio.core")
-            test_with_bioimageio(folder, draft.formats)
+            test_with_bioimageio(folder, flavour.formats)
             check_consumers(folder)
             alerts = [] if options.draft else find_alerts(folder)
             if alerts:
@@ -140,57 +155,50 @@ def export_packages(
     Raises:
         As `export_package`.
     """
+    upload = _DRAFT if options.draft else _UPLOAD
     if flavour != "all":
         path = export_package(run_folder, target, replace(options, flavour=flavour))
         yield f"{path}: {flavour}, proven"
+        yield upload
         return
     if target.suffix.lower() == ".zip" or target.is_file():
         raise SettingError(f"{target}: expected a folder for the packages of all flavours")
-    run, _, recipe = _read_run(Path(run_folder), is_draft=options.draft)
+    run, _ = read_run(Path(run_folder), options.scores)
     places = {name: target / package_id(run.spec, name) for name in FLAVOURS}
-    try:
-        check_recipe(recipe)
-    except SettingError as error:
-        places.pop("instances")
-        yield f"no instances package: {error}"
+    for name in FLAVOURS:
+        try:
+            check_flavour(name, run.spec, run.recipe)
+        except SettingError as error:
+            places.pop(name)
+            yield f"no {name} package: {error}"
     for place in places.values():
         _check_target(place, overwrite=options.overwrite)
     for name, place in places.items():
         export_package(run_folder, place, replace(options, flavour=name))
         yield f"{place}: {name}, proven"
-
-
-def _read_run(folder: Path, *, is_draft: bool) -> tuple[RunFacts, MomentumPair, Recipe]:
-    spec, pair, fitted = load_run(folder)
-    try:
-        environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
-        recipe = Recipe.model_validate(fitted["recipe"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SettingError(
-            f"{folder}: environment.json or recipe.json is damaged: train again"
-        ) from error
-    return RunFacts(spec, fitted, environment, is_draft), pair, recipe
+    yield upload
 
 
 @dataclass(frozen=True)
 class _Draft:
     """A package on its way, in a folder that nobody sees."""
 
-    spec: Spec
-    recipe: Recipe
+    run: RunFacts
     net: PackagedUNet
     flavour: Flavour
     folder: Path
 
     @property
-    def channels(self) -> int:
-        return self.spec.net.in_channels or 0
+    def spec(self) -> Spec:
+        return self.run.spec
 
     @property
-    def formats(self) -> list[str]:
-        """Weights formats, as `rdf.yaml` has them."""
-        state_dict = ["pytorch_state_dict"] if self.flavour.has_state_dict else []
-        return ["onnx", "torchscript", *state_dict]
+    def recipe(self) -> Recipe:
+        return self.run.recipe
+
+    @property
+    def channels(self) -> int:
+        return self.spec.net.in_channels or 0
 
     def config(self) -> SpocoConfig:
         f = self.net.embedding_net
@@ -219,22 +227,23 @@ class _Draft:
         odd = [step * 2 + 1 for step in self.net.embedding_net.multiple_of]
         example = torch.randn(1, self.channels, *odd)
         names = [output.id for output in self.flavour.outputs]
-        write_onnx(self.flavour.source, example, names, self.folder / FILES["onnx"])
-        write_torchscript(self.flavour.script, self.folder / FILES["torchscript"])
-        if self.flavour.has_state_dict:
+        if "onnx" in self.flavour.formats:
+            write_onnx(self.flavour.source, example, names, self.folder / FILES["onnx"])
+        write_torchscript(self.flavour.script, self.folder / torchscript_name(self.flavour.name))
+        if "pytorch_state_dict" in self.flavour.formats:
             write_state_dict(self.net, self.folder / FILES["state_dict"])
             # the file that trained the network is the file that ships
             shutil.copyfile(net_module.__file__, self.folder / FILES["architecture"])
 
-    def run(self, image: np.ndarray) -> list[np.ndarray]:
-        """What the training code gives for a normalised image `(1, c, *space)`."""
+    def compute(self, image: np.ndarray) -> list[np.ndarray]:
+        """What the training code gives for an image `(1, c, *space)` as it is given."""
         with torch.no_grad():
             return [output.numpy() for output in self.flavour.run(torch.from_numpy(image))]
 
     def write_test_tensors(self) -> None:
         """Raw test input, and the outputs that torch gives for it."""
         grid = self.net.embedding_net.multiple_of
-        least = [64 if self.spec.net.dimensions == 2 else 16 for _ in grid]
+        least = (64, 64) if self.spec.net.dimensions == 2 else (16, 48, 48)
         space = [max(size, n) for size, n in zip(self.flavour.smallest, least, strict=True)]
         if self.flavour.name == "boundaries":
             # ilastik's tiles begin anywhere; twice the grid is where all of them agree
@@ -243,7 +252,7 @@ class _Draft:
             space = [n + step + 3 for n, step in zip(space, grid, strict=True)]
         image = self._simulate(space, seed=0).astype(np.float32)
         np.save(self.folder / FILES["input"], image[None])
-        outputs = self.run(self._normalize(image)[None])
+        outputs = self.compute(self._give(image)[None])
         for output, values in zip(self.flavour.outputs, outputs, strict=True):
             np.save(self.folder / test_output_name(output.id), values)
 
@@ -261,53 +270,67 @@ class _Draft:
             compression="zlib",
             metadata={"axes": axes if self.channels > 1 else axes[1:]},
         )
-        outputs = self.run(self._normalize(image)[None])
+        outputs = self.compute(self._give(image)[None])
         for output, values in zip(self.flavour.outputs, outputs, strict=True):
             tifffile.imwrite(
                 self.folder / sample_output_name(output.id),
-                _to_picture(values[0]),
+                _to_picture(values[0], is_label=output.is_label),
                 photometric="minisblack",
                 compression="zlib",
             )
-        image, embedded, labels = self._segment()
+        image, embedded, labels = self._segment(self._simulate_cover())
         write_cover(self.folder / FILES["cover"], image, embedded, labels)
         (self.folder / FILES["card"]).write_text("# Draft\n", encoding="utf-8")  # it is described
 
     def prove(self, engines: tuple[Engine, ...], on_stage: Callable[[str], None]) -> Proof:
         """Measure what was written, and keep the proof with it."""
-        image, _, labels = self._segment()
-        normalized = self._normalize(image)[None]
-        proof = prove(read_candidate(self.folder), engines, self.run, [normalized], on_stage)
+        given = self._give(self._simulate_cover())
+        candidate = read_candidate(self.folder)
+        proof = prove(candidate, engines, self.compute, [given[None]], on_stage)
         there = {engine.name for engine in engines}
         proof.missing = [e.name for e in pick_engines("all") if e.name not in there]
-        if self.flavour.name == "instances":
-            found = self.run(normalized)[0][0, 0]
-            gap = float((relabel(found) != labels).mean())
+        if candidate.is_label:
+            # QuPath's network is given what is normalised already, and normalises that
+            image = given if self.flavour.name == "qupath" else self._simulate_cover()
+            found = self.compute(given[None])[0][0, 0].astype(np.int64)
+            gap = float((relabel(found) != self._segment(image)[2]).mean())
             proof.checks.append(Check("labels of spoco-zoo run", "spoco-zoo", gap, 0.0))
         proof.demand()
         proof.write(self.folder, sorted(hash_files(self.folder).keys() - {FILES["card"]}))
         return proof
 
-    def describe(self) -> None:
+    def measure_memory(self, engines: tuple[Engine, ...]) -> Memory | None:
+        """Measure the peak memory of the first engine that opens the weights."""
+        kind = self.flavour.formats[0]
+        engine = next(e for e in engines if e.kind == kind and not e.from_cache)
+        name = FILES["onnx"] if kind == "onnx" else torchscript_name(self.flavour.name)
+        return measure_memory(
+            engine,
+            self.folder / name,
+            self.spec.net.dimensions,
+            lambda space: self._give(self._simulate(space, seed=3))[None],
+        )
+
+    def describe(self, memory: Memory | None = None) -> None:
         """Write `rdf.yaml` for the files that are there."""
         outputs = [output.id for output in self.flavour.outputs]
         expected = {name: np.load(self.folder / test_output_name(name)) for name in outputs}
         facts = Facts(
+            run=self.run,
             flavour=self.flavour,
             config=self.config() if self.flavour.name == "embeddings" else None,
             architecture=architecture(self.spec, momentum=self.net.momentum_net is not None),
             parameters=count_parameters(self.net),
             peaks={name: float(values.max()) for name, values in expected.items()},
             files=hash_files(self.folder),
+            memory=memory,
         )
-        words = describe(self.spec, facts)
+        words = describe(facts)
         text = dump_yaml(words)
         (self.folder / RDF_NAME).write_text(text, encoding="utf-8")
 
-    def _segment(self) -> tuple[np.ndarray, Embedded, np.ndarray]:
-        """Segment an image of the simulator as `run` does, with the training code's embeddings."""
-        space = (352, 232) if self.spec.net.dimensions == 2 else (16, 176, 116)
-        image = self._simulate(space, seed=1)
+    def _segment(self, image: np.ndarray) -> tuple[np.ndarray, Embedded, np.ndarray]:
+        """Segment an image as `run` does, with the training code's embeddings."""
         with torch.no_grad():
             found = self.net(torch.from_numpy(self._normalize(image))[None])
         arrays = dict(zip(output_names(self.net), (a[0].numpy() for a in found), strict=True))
@@ -318,14 +341,23 @@ class _Draft:
     def _normalize(self, image: np.ndarray) -> np.ndarray:
         return fit_affine(image, self.spec.data.normalization).apply(image)
 
+    def _give(self, image: np.ndarray) -> np.ndarray:
+        """An image as programs give it to the network, after the operations of `rdf.yaml`."""
+        return give_as_qupath(image) if self.flavour.name == "qupath" else self._normalize(image)
+
+    def _simulate_cover(self) -> np.ndarray:
+        """The image of the cover."""
+        space = (352, 232) if self.spec.net.dimensions == 2 else (16, 176, 116)
+        return self._simulate(space, seed=1)
+
     def _simulate(self, space: tuple[int, ...] | list[int], seed: int) -> np.ndarray:
         image, _ = simulate_nuclei(tuple(space), seed)
         return np.repeat(image[None], self.channels, axis=0)
 
 
-def _to_picture(values: np.ndarray) -> np.ndarray:
+def _to_picture(values: np.ndarray, *, is_label: bool) -> np.ndarray:
     """An output `(c, *space)` as people look at it: labels, or 8 bits a channel, three at most."""
-    if values.dtype.kind in "iu":
+    if is_label:
         return values.astype(np.uint16)
     shown = values[:3]
     axes = tuple(range(1, values.ndim))

@@ -25,8 +25,8 @@ from spoco_zoo.training.net import PackagedUNet
 
 OUTPUT = "instance_segmentation"  # the name that QuPath looks for
 
-_FORWARD = """
-def forward(self, image):
+_FIND = """
+def {name}(self, image):
     outputs = self.net(image)
     embedding = outputs[0][0]{to_volume}
     varies = image[0].reshape(image.size(1), -1)
@@ -66,13 +66,17 @@ def check_recipe(recipe: Recipe) -> None:
         )
 
 
-def build_instances(net: PackagedUNet, recipe: Recipe, example: Tensor) -> Any:  # noqa: ANN401
+def build_instances(
+    net: PackagedUNet, recipe: Recipe, example: Tensor, forward: str | None = None
+) -> Any:  # noqa: ANN401
     """Put clustering behind a network.
 
     Args:
         net: The network, in evaluation mode.
         recipe: How instances are made.
         example: An image `(1, c, *space)` to trace on, best of an odd size.
+        forward: TorchScript of a method `forward` that calls `self.find_instances(image)`; the
+            module is called with an image where left out.
 
     Returns:
         A script module from one normalised image `(1, c, *space)` to labels `(1, 1, *space)`,
@@ -93,12 +97,14 @@ def build_instances(net: PackagedUNet, recipe: Recipe, example: Tensor) -> Any: 
         if isinstance(rule, Prototype):
             center = torch.tensor(rule.center).reshape(-1, 1, 1, 1)
             held.register_buffer("center", center)
-        cluster = _compile().cluster  # noqa: F841 - the text of `forward` finds it by this name
+        cluster = _compile().cluster  # noqa: F841 - the text of `_FIND` finds it by this name
         assert isinstance(recipe.clustering, MeanShift)
         foreground, core = _write_rule(rule, "" if n_axes == 3 else ".unsqueeze(1)")
         module: Any = torch.jit.script(held)
+        method = "forward" if forward is None else "find_instances"
         module.define(
-            _FORWARD.format(
+            _FIND.format(
+                name=method,
                 sides=2 * n_axes,
                 to_volume="" if n_axes == 3 else ".unsqueeze(1)",
                 to_channel=".unsqueeze(0)" if n_axes == 3 else "",
@@ -109,6 +115,10 @@ def build_instances(net: PackagedUNet, recipe: Recipe, example: Tensor) -> Any: 
                 fill_reach=recipe.fill_reach,
             )
         )
+        # a file holds the methods of modules and no functions, so they become part of the method
+        torch._C._jit_pass_inline(getattr(module, method).graph)  # noqa: SLF001
+        if forward is not None:
+            module.define(forward)
         return module.eval()
 
 

@@ -27,6 +27,7 @@ from spoco_zoo.archive import RDF_NAME, read_description
 from spoco_zoo.engines import Engine, run_onnx, run_torchscript, test_core
 from spoco_zoo.errors import PackageError
 from spoco_zoo.packaging.description import FILES
+from spoco_zoo.packaging.instances import OUTPUT as LABELS
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -186,7 +187,10 @@ def read_candidate(folder: Path) -> Candidate:
             tuple(int(size["min"]) for size in sizes),
             tuple(int(size["step"]) for size in sizes),
             tuple(map(max, zip(*halos, strict=True))),
-            any("int" in str(output["data"]["type"]) for output in words["outputs"]),
+            any(
+                "int" in str(output["data"]["type"]) or output.get("id") == LABELS
+                for output in words["outputs"]
+            ),
         )
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise PackageError(

@@ -101,11 +101,18 @@ def climb(seeds: Tensor, points: Tensor, lengths: Tensor, squared: float) -> tup
 def merge_modes(modes: Tensor, crowds: Tensor, squared: float) -> tuple[Tensor, Tensor]:
     """Keep the most crowded of all modes that lie within one bandwidth."""
     n = modes.size(0)
-    order = sort_by(crowds.max() - crowds, torch.arange(n, device=modes.device), n)[1]
-    modes, crowds = modes.index_select(0, order), crowds.index_select(0, order)
-    offset = modes.unsqueeze(0) - modes.unsqueeze(1)
-    kept = keep_apart((offset * offset).sum(2) < squared)
-    return modes[kept], crowds[kept]
+    left = sort_by(crowds.max() - crowds, torch.arange(n, device=modes.device), n)[1]
+    kept = left[:0]
+    going = n > 0
+    while going:  # one by one, since all pairs of some thousands are a gigabyte
+        first = left[:1]
+        kept = torch.cat([kept, first])
+        offset = modes.index_select(0, left) - modes.index_select(0, first)
+        is_left = (offset * offset).sum(1) >= squared
+        is_left = is_left & (left != first)
+        left = left[is_left]
+        going = left.size(0) > 0
+    return modes.index_select(0, kept), crowds.index_select(0, kept)
 
 
 def mean_shift(points: Tensor, bandwidth: float) -> tuple[Tensor, Tensor]:

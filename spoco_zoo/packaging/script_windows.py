@@ -25,15 +25,21 @@ from spoco_zoo.packaging.script_modes import (
 )
 
 
+def find_coordinates(place: Tensor, shape: Tensor) -> Tensor:
+    """Coordinates (3, n) of places."""
+    z = torch.div(place, shape[1] * shape[2], rounding_mode="trunc")
+    y = torch.div(place, shape[2], rounding_mode="trunc") - z * shape[1]
+    x = place - (z * shape[1] + y) * shape[2]
+    return torch.stack([z, y, x])
+
+
 def find_neighbors(place: Tensor, shape: Tensor, offsets: Tensor) -> Tensor:
     """Positions in the list, not empty, of every pixel's neighbours (k, n); its own for none."""
     n = place.size(0)
     own = torch.arange(n, device=place.device)
     frame = shape + 2
-    z = torch.div(place, shape[1] * shape[2], rounding_mode="trunc")
-    y = torch.div(place, shape[2], rounding_mode="trunc") - z * shape[1]
-    x = place - (z * shape[1] + y) * shape[2]
-    framed = ((z + 1) * frame[1] + y + 1) * frame[2] + x + 1
+    at = find_coordinates(place, shape) + 1
+    framed = (at[0] * frame[1] + at[1]) * frame[2] + at[2]
     total = int(frame[0] * frame[1] * frame[2])
     rank = torch.zeros([total], dtype=torch.int64, device=place.device)
     rank = rank.scatter(0, framed, own + 1)
@@ -68,14 +74,6 @@ def number_roots(root: Tensor) -> tuple[Tensor, int]:
     is_root = (root == own).to(torch.int64)
     number = torch.cumsum(is_root, 0) - 1
     return number.index_select(0, root), int(is_root.sum())
-
-
-def find_coordinates(place: Tensor, shape: Tensor) -> Tensor:
-    """Coordinates (3, n) of places."""
-    z = torch.div(place, shape[1] * shape[2], rounding_mode="trunc")
-    y = torch.div(place, shape[2], rounding_mode="trunc") - z * shape[1]
-    x = place - (z * shape[1] + y) * shape[2]
-    return torch.stack([z, y, x])
 
 
 def measure_steps(points: Tensor, neighbors: Tensor) -> Tensor:

@@ -11,7 +11,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from spoco_zoo.archive import RDF_NAME, check_zip, read_description, read_member, verify
+from spoco_zoo.archive import (
+    RDF_NAME,
+    check_zip,
+    find_description,
+    read_description,
+    read_member,
+    verify,
+)
 from spoco_zoo.engines import pick_engines
 from spoco_zoo.errors import PackageError, SettingError
 from spoco_zoo.lint import choose_consumers, lint_package
@@ -35,14 +42,15 @@ def check_trust(location: Path, sha256: str | None, *, trust: bool) -> None:
             )
         return
     try:
-        content = read_member(location, RDF_NAME) if location.is_dir() else location.read_bytes()
+        name = find_description(location)
+        content = read_member(location, name) if location.is_dir() else location.read_bytes()
     except OSError as error:
         raise PackageError(
             f"{location}: cannot be read ({error.strerror}): look at its permissions"
         ) from error
     found = hashlib.sha256(content).hexdigest()
     if found != sha256.strip().lower():
-        what = f"{location / RDF_NAME}" if location.is_dir() else f"{location}"
+        what = f"{location / name}" if location.is_dir() else f"{location}"
         raise PackageError(
             f"{what}: sha256 is {found}, --sha256 says {sha256}: it is not the package that you "
             "mean; download it again"

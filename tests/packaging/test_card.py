@@ -4,6 +4,7 @@
 
 import json
 import re
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -13,10 +14,13 @@ from PIL import Image
 torch = pytest.importorskip("torch")
 
 from spoco_zoo.errors import SettingError
-from spoco_zoo.packaging.card import RunFacts, read_scores, write_cover
 from spoco_zoo.packaging.card import write_card as write
+from spoco_zoo.packaging.card import write_cover
 from spoco_zoo.packaging.flavours import FLAVOURS, Flavour
+from spoco_zoo.packaging.memory import Memory
 from spoco_zoo.packaging.proof import Check, Proof
+from spoco_zoo.packaging.run_folder import Environment, Fitted, RunFacts, Scores, read_scores
+from spoco_zoo.recipe import Recipe
 from spoco_zoo.session import Embedded
 from spoco_zoo.spec import parse_spec
 
@@ -53,15 +57,15 @@ SCORES = {
 }
 
 
-def make_run(**words):
-    return RunFacts(parse_spec(words, "spec"), FITTED, ENVIRONMENT)
+def make_run(*, hours=None, is_draft=False, **words):
+    fitted, environment = Fitted.model_validate(FITTED), Environment.model_validate(ENVIRONMENT)
+    return RunFacts(parse_spec(words, "spec"), fitted, environment, hours, None, is_draft)
 
 
-def write_card(run, proof, scores, flavour="embeddings"):
-    built = Flavour(
-        flavour, lambda image: (image,), None, None, (), (0, 0), (1, 1), has_state_dict=False
-    )
-    return write(run, built, proof, 123_456, scores)
+def write_card(run, proof, scores, flavour="embeddings", memory=None):
+    built = Flavour(flavour, lambda image: (image,), None, None, (), (0, 0), (1, 1))
+    scored = None if scores is None else Scores.model_validate(scores)
+    return write(replace(run, scores=scored), built, proof, 123_456, memory)
 
 
 def test_the_run_is_told():
@@ -97,6 +101,23 @@ def test_the_run_is_told():
         assert line in card
 
 
+def test_the_title_tells_the_flavours_apart():
+    told = [write_card(make_run(), PROVEN, None, name).splitlines()[0] for name in FLAVOURS]
+    title = f"# {make_run().spec.card.title}"
+    assert told == [title, *(f"{title} {name}" for name in FLAVOURS[1:])]
+
+
+def test_time_and_memory_are_told_where_they_are_known():
+    memory = Memory("Engine 1", 123.4, 567.8, ((16, 128, 128), (64, 128, 128)))
+    told = write_card(make_run(hours=1.26), PROVEN, None, memory=memory)
+    assert "float16 on cuda, 1.3 hours; weights of step 1234" in told
+    assert (
+        "Memory: about 123 MB and 568 MB for every million voxels of one piece, on the CPU in "
+        "Engine 1, measured on simulated images of 16 x 128 x 128 and 64 x 128 x 128." in told
+    )
+    assert "Memory:" not in write_card(make_run(), PROVEN, None)
+
+
 def test_the_proof_is_told():
     card = write_card(make_run(), PROVEN, None).splitlines()
     assert "| agreement | ONNX Runtime | 2.5e-07 | 1e-04 |" in card
@@ -106,10 +127,7 @@ def test_the_proof_is_told():
 
 
 def test_a_card_is_a_draft_only_where_that_is_said():
-    told = [
-        write_card(RunFacts(make_run().spec, FITTED, ENVIRONMENT, is_draft), PROVEN, None)
-        for is_draft in (False, True)
-    ]
+    told = [write_card(make_run(is_draft=is_draft), PROVEN, None) for is_draft in (False, True)]
     assert ["**Draft**" in card for card in told] == [False, True]
 
 
@@ -119,6 +137,7 @@ def test_a_card_is_a_draft_only_where_that_is_said():
         ("embeddings", "spoco_zoo.segment"),
         ("instances", "DeepImageJ Run"),
         ("boundaries", "Multicut"),
+        ("qupath", "Local models"),
     ],
 )
 def test_every_flavour_says_how_it_is_used(flavour, word):
@@ -161,7 +180,8 @@ def test_the_test_stands_beside_the_validation():
 def test_the_recipe_in_the_card_is_the_recipe():
     card = write_card(make_run(), PROVEN, None)
     (block,) = re.findall(r"```json\n(.*?)```", card, flags=re.DOTALL)
-    assert json.loads(block) == FITTED["recipe"]
+    assert json.loads(block) == Recipe.model_validate(FITTED["recipe"]).model_dump(mode="json")
+    assert '"bandwidth": 0.75' in block
 
 
 def test_every_table_has_as_many_cells_in_each_row():
@@ -174,8 +194,8 @@ def test_every_table_has_as_many_cells_in_each_row():
 
 def test_scores_of_evaluate_are_read(tiny_scores):
     scores = read_scores(tiny_scores)
-    assert scores["summary"]["sbd"] == 1.0
-    assert "| SBD | 0.625 | 1.000 |" in write_card(make_run(), PROVEN, scores)
+    assert scores.summary.sbd == 1.0
+    assert "| SBD | 0.625 | 1.000 |" in write_card(make_run(), PROVEN, scores.model_dump())
 
 
 @pytest.mark.parametrize(
@@ -190,6 +210,7 @@ def test_scores_of_evaluate_are_read(tiny_scores):
         json.dumps({"summary": SCORES["summary"]}),
         json.dumps({"summary": SCORES["summary"], "images": []}),
         json.dumps({"summary": SCORES["summary"] | {"sbd": "high"}, "images": [{}]}),
+        json.dumps({"summary": SCORES["summary"] | {"sbd": float("nan")}, "images": [{}]}),
     ],
 )
 def test_a_file_without_scores_is_refused(tmp_path, content):

@@ -29,6 +29,7 @@ from spoco_zoo.normalization import ScaleRange, fit_affine
 from spoco_zoo.package import load_package
 from spoco_zoo.packaging import ExportOptions, export, export_package, export_packages
 from spoco_zoo.packaging.acceptance import find_alerts
+from spoco_zoo.packaging.flavours import FLAVOURS
 from spoco_zoo.packaging.graphs import read_torchscript
 from spoco_zoo.packaging.proof import Check, Proof
 from spoco_zoo.recipe import Recipe
@@ -455,7 +456,7 @@ def test_a_check_that_does_not_hold_leaves_nothing(tiny_run, tmp_path, quick_jud
     assert names_in(tmp_path) == []
 
 
-@pytest.mark.parametrize("flavour", ["instances", "boundaries"])
+@pytest.mark.parametrize("flavour", ["instances", "boundaries", "qupath"])
 def test_flavours_for_desktops_are_proven_in_what_is_installed(tiny_run, tmp_path, flavour):
     options = ExportOptions(flavour=flavour, draft=True)
     with warnings.catch_warnings():
@@ -465,7 +466,7 @@ def test_flavours_for_desktops_are_proven_in_what_is_installed(tiny_run, tmp_pat
     told = json.loads((package / "proof.json").read_text(encoding="utf-8"))
     names = {check["name"] for check in told["checks"]}
     assert all(check["passed"] for check in told["checks"])
-    assert ("labels of spoco-zoo run" in names) == (flavour == "instances")
+    assert ("labels of spoco-zoo run" in names) == (flavour in ("instances", "qupath"))
     assert ({"tiles", "tiles off the grid", "pixels seen beyond the halo"} <= names) == (
         flavour == "boundaries"
     )
@@ -473,15 +474,22 @@ def test_flavours_for_desktops_are_proven_in_what_is_installed(tiny_run, tmp_pat
     assert words_of(package)["attachments"][0]["source"] == "proof.json"
     for name, digest in told["files"].items():
         assert hashlib.sha256((package / name).read_bytes()).hexdigest() == digest
-    assert {"weights.onnx", "weights_torchscript.pt", "test_input.npy"} <= told["files"].keys()
+    weights = {"weights.onnx", "weights_torchscript.pt"}
+    assert told["files"].keys() >= {"test_input.npy"} | (
+        {"instanseg.pt"} if flavour == "qupath" else weights
+    )
+    assert "Memory: about" in (package / "README.md").read_text(encoding="utf-8")
 
 
 def test_all_flavours_go_into_a_folder_by_their_ids(tiny_run, tmp_path, quick_judge):
     lines = list(export_packages(tiny_run, tmp_path / "out", "all", OPTIONS))
-    ids = ["tiny-nuclei", "tiny-nuclei-boundaries", "tiny-nuclei-instances"]
+    ids = [f"tiny-nuclei{end}" for end in ("", "-boundaries", "-instances", "-qupath")]
     assert names_in(tmp_path / "out") == ids
     assert [words_of(tmp_path / "out" / name)["id"] for name in ids] == ids
-    assert len(lines) == 3
+    assert [line.rsplit(": ", 1)[-1] for line in lines[:-1]] == [
+        f"{name}, proven" for name in FLAVOURS
+    ]
+    assert lines[-1].startswith("drafts are for you and your colleagues")
     with pytest.raises(PackageError, match="exists already"):
         list(export_packages(tiny_run, tmp_path / "out", "all", OPTIONS))
 
@@ -495,6 +503,7 @@ def test_a_recipe_that_no_graph_holds_leaves_instances_out_and_says_so(
     (run / "recipe.json").write_text(json.dumps(fitted))
     lines = list(export_packages(run, tmp_path / "out", "all", OPTIONS))
     assert lines[0].startswith("no instances package: clustering.method is hdbscan: a graph holds")
+    assert lines[1].startswith("no qupath package: clustering.method is hdbscan: a graph holds")
     assert names_in(tmp_path / "out") == ["tiny-nuclei", "tiny-nuclei-boundaries"]
     with pytest.raises(SettingError, match=r"clustering\.method is hdbscan"):
         export_package(run, tmp_path / "package", ExportOptions(flavour="instances"))

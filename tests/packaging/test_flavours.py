@@ -28,7 +28,8 @@ def build(untrained):
         n_axes = len(pooling[0])
         words = {"dimensions": n_axes, "in_channels": 2, "embedding_dim": 3, "pooling": pooling}
         words |= {"widths": [4, *[6] * len(pooling)], "foreground_head": head}
-        spec = Spec(name="tiny", net=words, schedule={"crop": [32] * n_axes})
+        data = {"pixel_size_um": [0.5] * n_axes}
+        spec = Spec(name="tiny", data=data, net=words, schedule={"crop": [32] * n_axes})
         assert architecture(spec, momentum=momentum)["pooling"] == pooling
         return build_flavour(name, net, spec, recipe or Recipe()), net.embedding_net
 
@@ -42,6 +43,10 @@ def pooling(request):
 
 @pytest.mark.parametrize("name", FLAVOURS)
 def test_every_flavour_can_be_declared(build, name, pooling):
+    if name == "qupath" and len(pooling[0]) == 3:
+        with pytest.raises(SettingError, match="QuPath shows images of 2"):
+            build(name, pooling)
+        return
     flavour, unet = build(name, pooling)
     assert flavour.name == name
     assert flavour.multiple_of == unet.multiple_of
@@ -59,7 +64,7 @@ def test_embeddings_fit_at_any_size_with_the_halo_of_the_network(build, pooling)
     flavour, unet = build("embeddings", pooling)
     assert flavour.step == (1,) * unet.n_axes
     assert flavour.halo == unet.halo
-    assert flavour.has_state_dict
+    assert flavour.formats == ("onnx", "torchscript", "pytorch_state_dict")
 
 
 def test_an_image_of_instances_is_never_cut(build, pooling):
@@ -67,7 +72,15 @@ def test_an_image_of_instances_is_never_cut(build, pooling):
     assert flavour.step == (1,) * unet.n_axes
     assert flavour.halo == (0,) * unet.n_axes
     assert flavour.smallest == unet.multiple_of
-    assert not flavour.has_state_dict
+    assert flavour.formats == ("onnx", "torchscript")
+    if unet.n_axes == 2:
+        same, _ = build("qupath", pooling)
+        assert (same.step, same.halo, same.smallest) == (
+            flavour.step,
+            flavour.halo,
+            flavour.smallest,
+        )
+        assert same.formats == ("torchscript",)
 
 
 def test_boundaries_are_cut_on_the_pooling_grid_with_the_least_halo_that_sees_enough(
@@ -81,7 +94,7 @@ def test_boundaries_are_cut_on_the_pooling_grid_with_the_least_halo_that_sees_en
     ):
         assert 0 <= halo - (field + far) < grid
         assert halo % grid == 0
-    assert not flavour.has_state_dict
+    assert flavour.formats == ("onnx", "torchscript")
 
 
 def test_the_halo_of_boundaries_is_wider_where_the_network_just_sees_its_own(build):
@@ -140,7 +153,8 @@ def test_channels_are_named_in_their_order(build):
 
 def test_instances_that_cannot_be_found_in_a_graph_are_refused_and_others_are_not(build):
     recipe = Recipe(clustering=Hdbscan())
-    with pytest.raises(SettingError, match="a graph holds mean_shift alone"):
-        build("instances", [[2, 2]], recipe)
+    for name in ("instances", "qupath"):
+        with pytest.raises(SettingError, match="a graph holds mean_shift alone"):
+            build(name, [[2, 2]], recipe)
     for name in ("embeddings", "boundaries"):
         assert build(name, [[2, 2]], recipe)[0].name == name

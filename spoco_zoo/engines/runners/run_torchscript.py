@@ -13,6 +13,16 @@ import numpy as np
 import torch
 
 
+def peak_bytes() -> int | None:
+    """The most memory that this process held; None where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
 def main(words: list[str]) -> int:
     """Run the model; the exit code is 1 where the engine refuses."""
     told: dict[str, object] = {"engine": str(torch.__version__).partition("+")[0]}
@@ -31,6 +41,7 @@ def main(words: list[str]) -> int:
             outputs = [result] if isinstance(result, torch.Tensor) else list(result)
             for number, output in enumerate(outputs):
                 np.save(f"{prefix}{number}.npy", output.numpy(), allow_pickle=False)
+            told["peak_bytes"] = peak_bytes()
             told["outputs"] = [list(output.shape) for output in outputs]
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the answer
             told["error"] = str(error) or type(error).__name__

@@ -1,0 +1,128 @@
+"""What the folder of a finished run says, and the scores that were measured with it, checked."""
+
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from spoco_zoo.errors import SettingError
+from spoco_zoo.recipe import Recipe
+from spoco_zoo.spec import Spec
+from spoco_zoo.training.checkpoints import load_run
+from spoco_zoo.training.momentum import MomentumPair
+
+
+class _Facts(BaseModel):
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+
+
+class Validation(_Facts):
+    """Scores of the fitted recipe on the validation images."""
+
+    ap50: float
+    mean_ap: float
+    sbd: float
+    count_difference: float
+
+
+class Fitted(_Facts):
+    """`recipe.json`."""
+
+    recipe: Recipe
+    step: int
+    validation: Validation
+    validation_images: int
+
+
+class Environment(_Facts):
+    """`environment.json`."""
+
+    train_images: int
+    train_instances: int
+    precision: str
+    device: str
+
+
+class Summary(_Facts):
+    """Scores over all images, as `evaluate` names them."""
+
+    pooled_ap50: float
+    pooled_mean_ap: float
+    sbd: float
+    count_difference: float
+
+
+class Scores(_Facts):
+    """What `spoco-zoo evaluate --json` wrote."""
+
+    summary: Summary
+    images: list[Any] = Field(min_length=1)
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """A finished run as its packages tell it."""
+
+    spec: Spec
+    fitted: Fitted
+    environment: Environment
+    hours: float | None = None  # of training
+    scores: Scores | None = None  # of the test images
+    is_draft: bool = False
+
+    @property
+    def recipe(self) -> Recipe:
+        """How instances are made."""
+        return self.fitted.recipe
+
+
+def read_run(
+    folder: Path, scores: Path | None = None, *, is_draft: bool = False
+) -> tuple[RunFacts, MomentumPair]:
+    """Read the folder of a finished run, and its networks.
+
+    Raises:
+        SettingError: The run is not finished, one of its files is damaged, or there are no scores.
+    """
+    measured = None if scores is None else read_scores(scores)
+    spec, pair, words = load_run(folder)
+    try:
+        fitted = Fitted.model_validate(words)
+        path = folder / "environment.json"
+        environment = Environment.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SettingError(
+            f"{folder}: environment.json or recipe.json is damaged: train again"
+        ) from error
+    hours = _sum_hours(folder / "history.csv")
+    return RunFacts(spec, fitted, environment, hours, measured, is_draft), pair
+
+
+def read_scores(path: Path) -> Scores:
+    """Read what `spoco-zoo evaluate --json` wrote.
+
+    Raises:
+        SettingError: The file is missing or holds no scores.
+    """
+    try:
+        return Scores.model_validate(json.loads(path.read_text(encoding="utf-8")), strict=True)
+    except (OSError, ValueError, RecursionError, ValidationError) as error:
+        raise SettingError(
+            f"{path}: holds no scores: expected a file of spoco-zoo evaluate --json"
+        ) from error
+
+
+def _sum_hours(history: Path) -> float | None:
+    """How long the steps took; None where it was not kept."""
+    seconds, before = 0.0, 0
+    try:
+        with history.open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                seconds += (int(row["step"]) - before) * float(row["seconds_per_step"])
+                before = int(row["step"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return seconds / 3600 if before else None
