@@ -73,8 +73,11 @@ def _phase_cells(shape: tuple[int, ...], seed: int) -> Picture:
     halo = np.maximum(near - 0.1, 0) * (1 - _blur(inside, 0.7))
     rim = (1 - _blur(inside, 2.5)) * inside
     spots = np.maximum(_noise(shape, 2.2, rng) - 1.1, 0) * np.clip(4 * depth, 0, 1)
-    light = 122 + 3 * _noise(shape, 40.0, rng) + 2.5 * _noise(shape, 1.0, rng)
-    light += 95 * halo - 26 * rim - inside * (9 + 6 * _noise(shape, 3.0, rng)) - 30 * spots
+    streaks = _noise(shape, 2.0, rng)
+    light = 122 + 2 * _noise(shape, 30.0, rng) + 2 * _noise(shape, 1.5, rng)
+    light += 1.5 * rng.standard_normal(shape)
+    light += 90 * halo * (1 + 0.3 * _noise(shape, 4.0, rng)) + 55 * rim * _noise(shape, 3.0, rng)
+    light += inside * (20 * streaks - 4) - 35 * spots
     debris = np.maximum(_noise(shape, 1.6, rng) - 3.1, 0) * (1 - inside)
     return _to_grey(light - 60 * debris), labels
 
