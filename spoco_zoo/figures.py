@@ -98,7 +98,7 @@ def mistakes_overlay(
                 f"the image is {image.shape[1:]} and the {name} are {labels.shape}: "
                 "they must have the same shape"
             )
-    pixels = _grey_or_rgb(image)
+    pixels = 0.7 * _grey_or_rgb(image)  # darker, or bright objects outshine the colours
     found, truth = (middle_slice(labels, labels.ndim) for labels in (found, truth))
     order: tuple[Kind, ...] = tuple(KIND_COLORS)
     found_kinds = _kinds_of(found, verdicts.found, order)

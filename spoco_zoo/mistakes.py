@@ -52,7 +52,7 @@ class _Pair:
     holds_found: bool  # over half of the found instance is inside the true one
 
 
-def judge(found: Integer[np.ndarray, "*space"], truth: Integer[np.ndarray, "*space"]) -> Verdicts:
+def judge(found: Integer[np.ndarray, "..."], truth: Integer[np.ndarray, "..."]) -> Verdicts:
     """Say of every instance of two label images of one image what became of it.
 
     Raises:

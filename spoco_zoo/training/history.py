@@ -26,7 +26,7 @@ class History:
 
     def add(self, step: int, means: dict[str, float], rate: float, seconds: float) -> None:
         """Append the mean terms of the steps since the last row, and seconds a step."""
-        row = [step, means["total"], *(means[name] for name in TERMS), rate, seconds, ""]
+        row: list[Any] = [step, means["total"], *(means[name] for name in TERMS), rate, seconds, ""]
         self.rows.append([_short(value) for value in row])
         # the next checkpoint writes all rows, or says why it cannot
         with suppress(OSError), self.path.open("a", encoding="utf-8", newline="") as file:
@@ -52,12 +52,19 @@ class History:
         write_bytes(self.path, text.encode(), overwrite=True)
 
     def load(self, step: int) -> None:
-        """Read the rows up to a step; a file that is not there has none."""
-        rows: list[list[Any]] = []
+        """Read the rows up to a step, and take later ones out of the file.
+
+        Raises:
+            OutputError: The disk refuses the shorter file.
+        """
+        lines: list[str] = []
         with suppress(FileNotFoundError), self.path.open(encoding="utf-8", newline="") as file:
-            whole = [line for line in file if line.endswith("\n")]  # a kill may cut the last
-            rows = [[_number(cell) for cell in row] for row in list(csv.reader(whole))[1:]]
+            lines = list(file)
+        whole = [line for line in lines[1:] if line.endswith("\n")]  # a kill may cut the last
+        rows = [[_number(cell) for cell in row] for row in csv.reader(whole)]
         self.rows = [row for row in rows if len(row) == len(COLUMNS) and row[0] <= step]
+        if len(self.rows) < len(lines) - 1:
+            self.write()
 
 
 def _join(row: list[Any]) -> str:

@@ -183,7 +183,6 @@ class _Run:
         from torch.utils.tensorboard import SummaryWriter
 
         self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.step + 1)
-        self.history.write()  # without the rows of a killed run that are later than its checkpoint
         return self
 
     def __exit__(self, *_: object) -> None:

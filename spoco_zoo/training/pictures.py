@@ -93,4 +93,4 @@ def soft_masks(
     stack = np.stack([np.zeros(states.shape), *masks])
     strongest = stack.argmax(0)
     colors = label_colors(int(ids.max(initial=0)))[np.concatenate([[0], chosen]).astype(int)]
-    return np.rint(stack.max(0)[..., None] * colors[strongest]).astype(np.uint8)
+    return np.asarray(np.rint(stack.max(0)[..., None] * colors[strongest]), np.uint8)
