@@ -372,7 +372,7 @@ def _differences(spec: Spec, defaults: Spec) -> Iterator[tuple[str, str, str, st
 
 def _environment(run: Run) -> Markup:
     rows = [
-        (word.replace("_", " "), f"{held:,}" if isinstance(held, int) else value(held))
+        (word.replace("_", " "), f"{held:,}" if type(held) is int else value(held))
         for word, held in run.environment.items()
     ]
     seconds = run.history["seconds_per_step"]
