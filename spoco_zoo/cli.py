@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from spoco_zoo import cli_checks
+from spoco_zoo import cli_checks, cli_runs
 from spoco_zoo.errors import ImageError, OutputError, PackageError, SettingError, SpocoZooError
 from spoco_zoo.terminal import complain, console, progress_bar
 
@@ -46,6 +46,7 @@ class Method(StrEnum):
 app.command()(cli_checks.validate)
 app.command("test")(cli_checks.prove)
 app.command()(cli_checks.engines)
+app.command()(cli_runs.report)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Pictures for people: labels on an image, embeddings as colours, the course of a training.
+"""Pictures for people: labels and mistakes on an image, embeddings as colours, a training's course.
 
 Pictures are arrays `(y, x, 3)` of uint8 until `write_png` makes a file of one. A volume is shown
 by its middle slice. Colours depend on the id alone, so an instance has the same colour in every
@@ -19,12 +19,21 @@ from PIL import Image
 
 from spoco_zoo.errors import ImageError, MissingExtraError, SettingError
 from spoco_zoo.files import refuse_existing, write_bytes
+from spoco_zoo.mistakes import Kind, Verdicts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _TERMS = ("pull", "push", "norm", "unlabeled_push", "instance", "consistency", "foreground")
 _COLUMNS = ("step", "total", *_TERMS, "learning_rate", "seconds_per_step", "score")
+KIND_COLORS: dict[Kind, tuple[int, int, int]] = {  # told apart without red and green
+    "right": (70, 200, 130),
+    "inexact": (190, 200, 215),
+    "split": (245, 212, 0),
+    "merged": (224, 90, 214),
+    "missed": (58, 160, 255),
+    "false": (255, 96, 44),
+}
 _LEVELS = ((0.8, 1.0), (1.0, 0.75), (0.45, 1.0), (0.65, 0.85))  # saturation and value, in turn
 _FLAT = 1e-6  # variance, as a part of the largest, from which on a component is rounding error
 
@@ -55,13 +64,81 @@ def overlay(
         )
     if not 0 <= alpha <= 1:
         raise SettingError(f"alpha is {alpha}, but must be from 0 to 1")
-    channels = _middle_slice(image if len(image) == 3 else image[:1], labels.ndim)
-    shown = _middle_slice(labels, labels.ndim)
-    pixels = np.moveaxis(np.broadcast_to(_stretch(channels, 0.5, 99.8), (3, *shown.shape)), 0, -1)
+    pixels = _grey_or_rgb(image)
+    shown = middle_slice(labels, labels.ndim)
     ids, index = np.unique(shown, return_inverse=True)
     colors = _colors_of(ids)[index.reshape(shown.shape)] / 255
     strength = np.where(_is_outline(shown), 1.0, alpha) * (shown != 0)
     return _as_bytes(pixels + strength[..., None] * (colors - pixels))
+
+
+def mistakes_overlay(
+    image: Shaped[np.ndarray, "c *space"],
+    found: Integer[np.ndarray, "..."],
+    truth: Integer[np.ndarray, "..."],
+    verdicts: Verdicts,
+) -> UInt8[np.ndarray, "y x 3"]:
+    """Paint over an image what was found, each instance in the colour of its kind.
+
+    What is right is outlined only, so that the eye is led to the mistakes; a true instance that
+    was missed, merged or split is drawn by its true outline.
+
+    Args:
+        image: as for `overlay`.
+        found: the instances found.
+        truth: the true ones.
+        verdicts: what became of each, by `mistakes.judge`.
+
+    Raises:
+        ImageError: image and labels differ in shape, or are neither 2D nor 3D.
+    """
+    for name, labels in (("instances found", found), ("true labels", truth)):
+        if image.shape[1:] != labels.shape:
+            raise ImageError(
+                f"the image is {image.shape[1:]} and the {name} are {labels.shape}: "
+                "they must have the same shape"
+            )
+    pixels = 0.7 * _grey_or_rgb(image)  # darker, or bright objects outshine the colours
+    found, truth = (middle_slice(labels, labels.ndim) for labels in (found, truth))
+    order: tuple[Kind, ...] = tuple(KIND_COLORS)
+    found_kinds = _kinds_of(found, verdicts.found, order)
+    true_kinds = _kinds_of(truth, verdicts.truth, order)
+    merged, missed = order.index("merged"), order.index("missed")
+    # a neighbour that spreads into a missed instance is not drawn over
+    shown = np.where((true_kinds == missed) & (found > 0), found_kinds, true_kinds)
+    filled = np.where((found_kinds < 0) | (true_kinds == merged), shown, found_kinds)
+    outlined = np.where(_is_outline(found), found_kinds, -1)
+    outlined = np.where(_is_outline(truth) & (true_kinds > 1), true_kinds, outlined)
+    colors = np.array([KIND_COLORS[kind] for kind in order]) / 255
+    pixels = pixels + 0.4 * (filled > 0)[..., None] * (colors[filled] - pixels)
+    return _as_bytes(np.where(outlined[..., None] >= 0, colors[outlined], pixels))
+
+
+def resize(
+    channels: Shaped[np.ndarray, "*more y x"], side: int, *, smooth: bool = False
+) -> Shaped[np.ndarray, "*more v w"]:
+    """Bring the longer side to `side` pixels at most, and enlarge small pictures by whole factors.
+
+    Args:
+        channels: images or labels.
+        side: of the picture, in pixels.
+        smooth: take means of pixels where they become fewer, which labels do not bear.
+    """
+    height, width = channels.shape[-2:]
+    longest = max(height, width)
+    factor = side // longest if longest <= side else side / longest
+    shape = (max(round(height * factor), 1), max(round(width * factor), 1))
+    if smooth and factor < 1:
+        flat = channels.reshape(-1, height, width).astype(np.float32)
+        small = [Image.fromarray(plane).resize(shape[::-1], Image.Resampling.BOX) for plane in flat]
+        return np.stack([np.asarray(plane) for plane in small]).reshape(
+            *channels.shape[:-2], *shape
+        )
+    rows, columns = (
+        ((np.arange(new) + 0.5) * old / new).astype(np.intp)
+        for new, old in zip(shape, (height, width), strict=True)
+    )
+    return channels[..., rows[:, None], columns]
 
 
 def embedding_colors(
@@ -80,7 +157,7 @@ def embedding_colors(
         ImageError: embedding and foreground differ in shape, or are neither 2D nor 3D.
     """
     axes = embedding.ndim - 1
-    vectors = _middle_slice(embedding, axes)
+    vectors = middle_slice(embedding, axes)
     is_shown = np.ones(vectors.shape[1:], bool)
     if foreground is not None:
         if foreground.shape != embedding.shape[1:]:
@@ -88,7 +165,7 @@ def embedding_colors(
                 f"the embedding is {embedding.shape[1:]} and the foreground is "
                 f"{foreground.shape}: they must have the same shape"
             )
-        is_shown = _middle_slice(foreground, axes)
+        is_shown = middle_slice(foreground, axes)
     pixels = np.zeros((*is_shown.shape, 3))
     if is_shown.any():
         components = _principal_components(np.nan_to_num(vectors[:, is_shown].astype(np.float64)))
@@ -126,6 +203,21 @@ def side_by_side(
     return row
 
 
+def middle_slice(channels: Shaped[np.ndarray, "..."], axes: int) -> Shaped[np.ndarray, "..."]:
+    """Take the middle z-slice of a volume; leave an image as it is.
+
+    Args:
+        channels: the axes of space come last.
+        axes: how many these are.
+
+    Raises:
+        ImageError: there are neither two nor three.
+    """
+    if axes not in (2, 3):
+        raise ImageError(f"a picture needs an image (y, x) or a volume (z, y, x), not {axes} axes")
+    return channels if axes == 2 else channels[..., channels.shape[-3] // 2, :, :]
+
+
 def write_png(path: Path, pixels: UInt8[np.ndarray, "..."], *, overwrite: bool = False) -> None:
     """Write a picture, whole or not at all.
 
@@ -136,6 +228,33 @@ def write_png(path: Path, pixels: UInt8[np.ndarray, "..."], *, overwrite: bool =
     buffer = BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG")
     write_bytes(path, buffer.getvalue(), overwrite=overwrite)
+
+
+def read_history(path: Path) -> dict[str, Float[np.ndarray, " n"]]:
+    """Read the columns of a history; an empty cell is not a number.
+
+    A last line that is not complete, of a training that writes it just now or was killed, is
+    left out.
+
+    Raises:
+        SettingError: The file is missing, damaged or has no step yet.
+    """
+    if not path.is_file():
+        raise SettingError(f"{path} does not exist: give the history.csv of a run folder")
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    reader = csv.DictReader(line for line in lines if line.endswith("\n"))
+    missing = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
+    if missing:
+        raise SettingError(
+            f"{path} has no column {missing[0]}: give the history.csv of a run folder"
+        )
+    rows = list(reader)
+    if not rows:
+        raise SettingError(f"{path} has no steps yet: train first")
+    try:
+        return {name: np.array([float(row[name] or "nan") for row in rows]) for name in _COLUMNS}
+    except ValueError as error:
+        raise SettingError(f"{path} is damaged: {error}; train again") from error
 
 
 def training_curves(history_csv: Path, target: Path) -> None:
@@ -155,7 +274,7 @@ def training_curves(history_csv: Path, target: Path) -> None:
         raise MissingExtraError(
             "figures of training need matplotlib: pip install 'spoco-zoo[train]'"
         ) from error
-    history = _read_history(history_csv)
+    history = read_history(history_csv)
     steps = history["step"]
     is_scored = np.isfinite(history["score"])
     figure = Figure(figsize=(8, 7 if is_scored.any() else 4.5), layout="constrained")
@@ -185,16 +304,25 @@ def _colors_of(ids: Integer[np.ndarray, " n"]) -> UInt8[np.ndarray, "n 3"]:
     return _as_bytes(np.where(ids[:, None] == 0, 0.0, rgb))
 
 
+def _grey_or_rgb(image: Shaped[np.ndarray, "c *space"]) -> Float[np.ndarray, "y x 3"]:
+    """Show three channels as red, green and blue, and of any other number the first as grey."""
+    channels = middle_slice(image if len(image) == 3 else image[:1], image.ndim - 1)
+    stretched = _stretch(channels, 0.5, 99.8)
+    return np.moveaxis(np.broadcast_to(stretched, (3, *stretched.shape[1:])), 0, -1)
+
+
+def _kinds_of(
+    labels: Integer[np.ndarray, "y x"], kinds: dict[int, Kind], order: tuple[Kind, ...]
+) -> Integer[np.ndarray, "y x"]:
+    """Replace every id by the place of its kind, and background by -1."""
+    ids, index = np.unique(labels, return_inverse=True)
+    places = [order.index(kinds[int(i)]) if i > 0 else -1 for i in ids]
+    return np.array(places)[index.reshape(labels.shape)]
+
+
 def _as_bytes(pixels: Float[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
     """Turn 0..1 into 0..255."""
     return np.asarray(np.rint(255 * pixels).clip(0, 255), np.uint8)
-
-
-def _middle_slice(channels: Shaped[np.ndarray, "..."], axes: int) -> Shaped[np.ndarray, "..."]:
-    """Take the middle z-slice of a volume; leave an image as it is."""
-    if axes not in (2, 3):
-        raise ImageError(f"a picture needs an image (y, x) or a volume (z, y, x), not {axes} axes")
-    return channels if axes == 2 else channels[..., channels.shape[-3] // 2, :, :]
 
 
 def _stretch(
@@ -236,26 +364,6 @@ def _principal_components(vectors: Float[np.ndarray, "e n"]) -> Float[np.ndarray
     largest = np.abs(directions).argmax(0)
     signs = np.sign(directions[largest, np.arange(directions.shape[1])])
     return np.asarray((directions * signs).T @ centered)
-
-
-def _read_history(path: Path) -> dict[str, Float[np.ndarray, " n"]]:
-    """Read the columns of a history; an empty cell is not a number."""
-    if not path.is_file():
-        raise SettingError(f"{path} does not exist: give the history.csv of a run folder")
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        missing = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
-        if missing:
-            raise SettingError(
-                f"{path} has no column {missing[0]}: give the history.csv of a run folder"
-            )
-        rows = list(reader)
-    if not rows:
-        raise SettingError(f"{path} has no steps yet: train first")
-    try:
-        return {name: np.array([float(row[name] or "nan") for row in rows]) for name in _COLUMNS}
-    except ValueError as error:
-        raise SettingError(f"{path} is damaged: {error}; train again") from error
 
 
 def _draw_losses(axes: "Axes", history: dict[str, Float[np.ndarray, " n"]]) -> None:

@@ -21,8 +21,8 @@ from spoco_zoo.foreground import (
     find_core,
     find_foreground,
 )
-from spoco_zoo.labels import BACKGROUND, UNLABELED
-from spoco_zoo.metrics import Summary, drop_unlabeled, mean_scores, score
+from spoco_zoo.labels import BACKGROUND, UNLABELED, Labels
+from spoco_zoo.metrics import Scores, Summary, drop_unlabeled, mean_scores, score
 from spoco_zoo.recipe import Clustering, Consistency, Hdbscan, MeanShift, Recipe
 from spoco_zoo.spec import Spec
 
@@ -112,23 +112,35 @@ def fit_recipe(spec: Spec, embedded: Sequence[Embedded]) -> Fitted:
 
 
 def score_recipe(recipe: Recipe, embedded: Sequence[Embedded]) -> Summary:
-    """Make instances of all validation images and score them.
+    """Make instances of all validation images and score them, as `score_instances` does."""
+    return mean_scores([score_instances(find_instances(recipe, e), e) for e in embedded])
+
+
+def find_instances(recipe: Recipe, item: Embedded) -> Labels:
+    """Make the instances of one image by a recipe."""
+    # where people give masks, the truth stands for them
+    mask = item.states != BACKGROUND if isinstance(recipe.foreground, External) else None
+    foreground = find_foreground(item.embedding, recipe.foreground, item.probability, mask)
+    core = find_core(foreground, recipe.foreground, item.probability, mask)
+    return cluster(item.embedding, foreground, recipe, item.momentum_embedding, core)
+
+
+def score_instances(found: Labels, item: Embedded) -> Scores:
+    """Score the instances of one image.
 
     Where 0 means unlabeled, predicted instances that lie on unlabeled pixels are left out: they
     may be right.
     """
-    scores = []
-    for item in embedded:
-        # where people give masks, the truth stands for them
-        mask = item.states != BACKGROUND if isinstance(recipe.foreground, External) else None
-        foreground = find_foreground(item.embedding, recipe.foreground, item.probability, mask)
-        core = find_core(foreground, recipe.foreground, item.probability, mask)
-        labels = cluster(item.embedding, foreground, recipe, item.momentum_embedding, core)
-        truth = np.maximum(item.states, 0).astype(np.uint32)
-        if (item.states == UNLABELED).any():
-            labels = drop_unlabeled(labels, truth)
-        scores.append(score(labels, truth))
-    return mean_scores(scores)
+    truth, found = comparable(found, item)
+    return score(found, truth)
+
+
+def comparable(found: Labels, item: Embedded) -> tuple[Labels, Labels]:
+    """Give the truth, and of what was found the part that the truth can judge."""
+    truth = np.maximum(item.states, 0).astype(np.uint32)
+    if (item.states == UNLABELED).any():
+        found = drop_unlabeled(found, truth)
+    return truth, found
 
 
 def goal(summary: Summary) -> float:

@@ -306,6 +306,34 @@ def of_values():
 
 
 @pytest.fixture(scope="session")
+def make_validated(world, embedding_of):
+    """A validation image of which the networks know everything, but for one mistake."""
+    from spoco_zoo.examples import Validated
+    from spoco_zoo.fitting import Embedded
+    from spoco_zoo.labels import UNLABELED
+
+    def make(name="plain", *, mistake=None, unlabeled=False):
+        labels = world(2)
+        embedding = embedding_of(labels, twins=False)
+        probability = (labels > 0).astype(np.float32)
+        states = labels.astype(np.int64)
+        if mistake == "missed":
+            probability[labels == 1] = 0
+        elif mistake == "false":
+            states[labels == 1] = 0
+        elif mistake == "merged":
+            embedding[:, labels == 2] = embedding[:, labels == 1].mean(1)[:, None]
+        elif mistake == "all":
+            probability[:] = 0
+        if unlabeled:
+            states[states == 0] = UNLABELED
+        image = np.random.default_rng(1).normal(size=(1, *labels.shape)).astype(np.float32)
+        return Validated(name, image, Embedded(embedding, None, probability, states))
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def run():
     """Cluster the foreground of a label image by an embedding."""
 

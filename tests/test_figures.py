@@ -12,13 +12,18 @@ from PIL import Image
 
 from spoco_zoo.errors import ImageError, MissingExtraError, OutputError, SettingError
 from spoco_zoo.figures import (
+    KIND_COLORS,
     embedding_colors,
     label_colors,
+    mistakes_overlay,
     overlay,
+    read_history,
+    resize,
     side_by_side,
     training_curves,
     write_png,
 )
+from spoco_zoo.mistakes import judge
 
 HEADER = (
     "step,total,pull,push,norm,unlabeled_push,instance,consistency,foreground,"
@@ -268,3 +273,54 @@ def test_training_curves_without_matplotlib_say_what_to_install(tmp_path, monkey
     assert str(error.value) == (
         "figures of training need matplotlib: pip install 'spoco-zoo[train]'"
     )
+
+
+def test_a_history_that_is_being_written_reads_up_to_its_last_whole_line(tmp_path):
+    path = write_history(tmp_path / "history.csv", 30)
+    with path.open("a") as file:
+        file.write("30,0.1,0.0")
+    assert read_history(path)["step"].tolist() == list(range(30))
+
+
+def test_mistakes_have_the_colours_of_their_kinds():
+    three = np.zeros((12, 14), np.uint32)
+    three[2:10, 1:13] = np.repeat([1, 2, 3], 4)
+    image, nothing, one = np.zeros((1, 12, 14)), np.zeros_like(three), (three > 0).astype(np.uint32)
+    for found, truth, kind, inside in (
+        (one, three, "merged", 0.4),
+        (three, one, "split", 0.4),
+        (nothing, three, "missed", 0.4),
+        (three, nothing, "false", 0.4),
+        (three, three, "right", 0.0),
+    ):
+        picture = mistakes_overlay(image, found, truth, judge(found, truth))
+        color = np.array(KIND_COLORS[kind])
+        assert (picture[2, 1:13] == color).all(), kind
+        assert (picture[5, 4:6] == color).all(), kind  # between the instances
+        assert np.abs(picture[5, 2:4] - inside * color).max() <= 1, kind
+        assert not picture[three == 0].any(), kind
+
+
+def test_mistakes_name_shapes_that_differ(two_that_touch):
+    verdicts = judge(two_that_touch, two_that_touch)
+    with pytest.raises(ImageError) as error:
+        mistakes_overlay(np.zeros((1, 12, 14)), two_that_touch, two_that_touch.T, verdicts)
+    assert str(error.value) == (
+        "the image is (12, 14) and the true labels are (14, 12): they must have the same shape"
+    )
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 30), st.booleans())
+def test_resized_pictures_fit_and_keep_the_values_they_had(height, width, side, smooth):
+    labels = np.arange(height * width).reshape(1, height, width)
+    small = resize(labels, side, smooth=smooth)
+    longest = max(height, width)
+    expected = side // longest * longest if longest <= side else side
+    assert max(small.shape[1:]) == expected
+    if smooth and longest > side:
+        assert small.min() >= 0
+        assert small.max() <= labels.max()
+    else:
+        assert np.isin(small, labels).all()
+    if longest <= side:
+        assert (small[:, :: side // longest, :: side // longest] == labels).all()

@@ -9,18 +9,17 @@
     ├── history.csv       the terms of the loss over the steps
     ├── curves.png        the same as a picture
     ├── recipe.json       how embeddings become instances, and the score that this reached
-    └── tensorboard/
+    ├── examples/         the best and the worst validation images, for `spoco-zoo report`
+    └── tensorboard/      scalars, and pictures of every validation
 
 A run is a function of its spec and data: batches, anchors and learning rate depend on the
 number of the step, so stopping and resuming changes nothing. The momentum net moves once a
 step, in `pair.update`, and nowhere else.
 """
 
-import csv
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -31,13 +30,17 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from spoco_zoo.errors import SettingError
+from spoco_zoo.examples import Validated, write_examples
 from spoco_zoo.figures import training_curves
 from spoco_zoo.files import write_bytes
+from spoco_zoo.metrics import mean_scores
 from spoco_zoo.spec import Spec, dump_spec, parse_spec
 from spoco_zoo.training.checkpoints import CHECKPOINT_VERSION, build_pair, load_checkpoint
+from spoco_zoo.training.history import TERMS, History
 from spoco_zoo.training.loss import LossTerms, iterate_terms, spoco_loss
 from spoco_zoo.training.momentum import MomentumPair
 from spoco_zoo.training.net import count_parameters
+from spoco_zoo.training.pictures import SHOWN, sample_of, show_pictures
 from spoco_zoo.training.samples import Batch, Sample, SparseSamples, read_samples
 from spoco_zoo.training.schedule import (
     learning_rate,
@@ -49,9 +52,10 @@ from spoco_zoo.training.validation import (
     Embedded,
     Fitted,
     embed_all,
+    find_instances,
     fit_recipe,
     goal,
-    score_recipe,
+    score_instances,
     start_recipe,
 )
 
@@ -122,7 +126,7 @@ def train(spec: Spec, data: Path, run_folder: Path, options: TrainOptions) -> Tr
             run.record(terms, time.monotonic() - began, due=due)
             score = None
             if due:
-                score = run.validate(validation)
+                score = run.validate(validation, batch)
             options.on_step(run.report(score))
             late = deadline is not None and time.monotonic() > deadline
             if options.should_stop() or (late and not last):
@@ -147,9 +151,11 @@ class _Run:
     precision: torch.dtype
     step: int = 0
     best_score: float = -1.0
-    rows: list[list[Any]] = field(default_factory=list)
     recent: list[tuple[dict[str, float], float]] = field(default_factory=list)
     board: Any = None
+
+    def __post_init__(self) -> None:
+        self.history = History(self.folder / "history.csv")
 
     @staticmethod
     def open(spec: Spec, folder: Path, device: torch.device, *, resume: bool) -> "_Run":
@@ -252,15 +258,7 @@ class _Run:
             means = self._means()
             rate = learning_rate(self.spec, self.step - 1)
             seconds = sum(s for _, s in self.recent) / len(self.recent)
-            row: list[Any] = [
-                self.step,
-                means["total"],
-                *(means[n] for n in _TERMS),
-                rate,
-                seconds,
-                "",
-            ]
-            self.rows.append([_short(value) for value in row])
+            self.history.add(self.step, means, rate, seconds)
             for name, value in means.items():
                 self.board.add_scalar(f"loss/{name}", value, self.step)
             self.board.add_scalar("learning_rate", rate, self.step)
@@ -268,20 +266,28 @@ class _Run:
 
     def report(self, score: float | None) -> StepReport:
         """Sum up where the run stands."""
-        row = self.rows[-1] if self.rows else None
-        terms = {} if row is None else dict(zip(("total", *_TERMS), row[1:9], strict=True))
-        seconds = row[10] if row is not None else 0.0
+        row = self.history.last
+        terms = {name: row[name] for name in ("total", *TERMS) if row}
+        seconds = row.get("seconds_per_step", 0.0)
         return StepReport(self.step, self.spec.schedule.steps, terms, seconds, score)
 
-    def validate(self, validation: Sequence[Sample]) -> float:
-        """Cluster and score the validation images; keep the checkpoint if it is the best."""
+    def validate(self, validation: Sequence[Sample], batch: Batch) -> float:
+        """Cluster and score the validation images; keep the checkpoint if it is the best.
+
+        The first of them, and the first crop of the batch, are shown on the board.
+        """
         needs_g = self.spec.clustering_method.method == "consistency"
         embedded = self._embed(validation, needs_g=needs_g)
         recipe = start_recipe(self.spec, embedded)
-        score = goal(score_recipe(recipe, embedded))
+        found = [find_instances(recipe, item) for item in embedded]
+        score = goal(mean_scores([*map(score_instances, found, embedded)]))
+        crop = sample_of(batch)
+        (seen,) = self._embed([crop], needs_g=needs_g)
+        shown = list(zip(validation[:SHOWN], embedded, found, strict=False))
+        shown.append((crop, seen, find_instances(recipe, seen)))
+        show_pictures(self.board, self.step, shown, self.spec.loss)
         self.board.add_scalar("validation/mean_ap", score, self.step)
-        if self.rows and self.rows[-1][0] == self.step:
-            self.rows[-1][-1] = _short(score)
+        self.history.set_score(self.step, score)
         if score > self.best_score:
             self.best_score = score
             self.save("best.pt")
@@ -313,6 +319,8 @@ class _Run:
             ],
         }
         _write_text(self.folder / "recipe.json", json.dumps(content, indent=1))
+        kept = [Validated(s.name, s.image, e) for s, e in zip(validation, embedded, strict=True)]
+        write_examples(self.folder / "examples", kept, fitted.recipe)
         return fitted
 
     def save(self, name: str) -> None:
@@ -329,9 +337,7 @@ class _Run:
         buffer = BytesIO()  # torch hides a full disk behind an error of its own
         torch.save(state, buffer)
         write_bytes(self.folder / name, buffer.getvalue(), overwrite=True)
-        lines = [["step", "total", *_TERMS, "learning_rate", "seconds_per_step", "score"]]
-        text = "\n".join(",".join(str(v) for v in row) for row in [*lines, *self.rows])
-        _write_text(self.folder / "history.csv", text + "\n")
+        self.history.write()
 
     def _load(self) -> None:
         path = self.folder / "last.pt"
@@ -348,17 +354,11 @@ class _Run:
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.best_score = state["step"], state["best_score"]
         self.recent = [(dict(terms), seconds) for terms, seconds in state["recent"]]
-        rows: list[list[Any]] = []
-        with suppress(FileNotFoundError), (self.folder / "history.csv").open(newline="") as file:
-            rows = [[_number(v) for v in row] for row in list(csv.reader(file))[1:]]
-        self.rows = [row for row in rows if row[0] <= self.step]
+        self.history.load(self.step)
 
     def _means(self) -> dict[str, float]:
         names = self.recent[0][0].keys()
         return {n: sum(terms[n] for terms, _ in self.recent) / len(self.recent) for n in names}
-
-
-_TERMS = LossTerms._fields[:-1]
 
 
 def _list_instances(samples: Sequence[Sample], validation: Sequence[Sample]) -> dict[str, Any]:
@@ -413,13 +413,3 @@ def _write_text(path: Path, text: str) -> None:
 
 def _mix(seed: int, step: int) -> int:
     return (seed * 1_000_003 + step) % 2**63
-
-
-def _short(value: float | int | str) -> float | int | str:
-    return float(f"{value:.6g}") if isinstance(value, float) else value
-
-
-def _number(text: str) -> Any:  # noqa: ANN401 - a cell of a table
-    if not text:
-        return text
-    return int(text) if text.isdigit() else float(text)

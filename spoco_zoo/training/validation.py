@@ -7,7 +7,16 @@ from collections.abc import Iterable
 
 import torch
 
-from spoco_zoo.fitting import Embedded, Fitted, fit_recipe, goal, score_recipe, start_recipe
+from spoco_zoo.fitting import (
+    Embedded,
+    Fitted,
+    find_instances,
+    fit_recipe,
+    goal,
+    score_instances,
+    score_recipe,
+    start_recipe,
+)
 from spoco_zoo.training.net import UNet
 from spoco_zoo.training.samples import Sample
 
@@ -15,8 +24,10 @@ __all__ = [
     "Embedded",
     "Fitted",
     "embed_all",
+    "find_instances",
     "fit_recipe",
     "goal",
+    "score_instances",
     "score_recipe",
     "start_recipe",
 ]
