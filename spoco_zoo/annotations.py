@@ -13,24 +13,44 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Int32, Int64
 
 from spoco_zoo.errors import ImageError
 from spoco_zoo.geojson import read_geojson
 from spoco_zoo.imagej_rois import read_rois
+from spoco_zoo.images import OUTLINE_SUFFIXES, read_labels
 from spoco_zoo.labels import KNOWN_BACKGROUND, UNLABELED
 from spoco_zoo.polygons import Box, Mask, Outline, fill
-
-SUFFIXES = (".roi", ".zip", ".geojson", ".json")
 
 _MOST_OUTLINES = 100_000
 _MOST_SHARED = 0.1  # of an object: rims that meet when neighbours are drawn by hand
 _MOST_STACKED = 0.5  # of the smaller of two outlines in neighbouring slices
 
 
-def is_annotation(path: Path) -> bool:
-    """Whether a file is read here, by its suffix."""
-    return path.suffix.lower() in SUFFIXES
+def read_painted(
+    path: Path, shape: tuple[int, ...], background_label: int | None = None
+) -> Int64[np.ndarray, "*space"]:
+    """Read labels as somebody painted them: a label image, or outlines.
+
+    Args:
+        path: What `read_labels` or `read_annotations` takes.
+        shape: Of the image, which outlines are painted into; a label image keeps its own.
+        background_label: The number that means known background in a label image.
+
+    Returns:
+        Instances above 0; 0 where nothing was painted; KNOWN_BACKGROUND; UNLABELED where
+        outlines say to ignore.
+
+    Raises:
+        ImageError: As `read_labels` and `read_annotations`.
+        MissingExtraError: As `read_annotations`.
+    """
+    if path.suffix.lower() in OUTLINE_SUFFIXES:
+        return read_annotations(path, shape).astype(np.int64)
+    labels = read_labels(path).astype(np.int64)
+    if background_label is not None:
+        labels[labels == background_label] = KNOWN_BACKGROUND
+    return labels
 
 
 def read_annotations(path: Path, shape: tuple[int, ...]) -> Int32[np.ndarray, "*space"]:

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
+from spoco_zoo.annotations import read_painted
 from spoco_zoo.boundaries import Watershed
 from spoco_zoo.errors import ImageError, SettingError
 from spoco_zoo.fitting import Embedded, Fitted, fit_recipe
 from spoco_zoo.foreground import Everywhere, External, Head
 from spoco_zoo.foreign import Boundaries, Embeddings, ForeignPackage, is_foreign, load_foreign
-from spoco_zoo.images import read_image, read_painted
+from spoco_zoo.images import read_image
 from spoco_zoo.labels import BACKGROUND, KNOWN_BACKGROUND, UNLABELED
 from spoco_zoo.package import Package, load_package
 from spoco_zoo.prediction import Settings, embedding_of, predict

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from spoco_zoo.annotations import read_painted
 from spoco_zoo.errors import ImageError
-from spoco_zoo.images import pair_files, read_labels, read_painted
+from spoco_zoo.images import pair_files, read_labels
 from spoco_zoo.labels import UNLABELED
 from spoco_zoo.metrics import THRESHOLDS, Scores, Summary, mean_scores, score
 

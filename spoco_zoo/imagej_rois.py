@@ -152,8 +152,9 @@ def _box_of(path: Path, name: str, roi: "ImagejRoi") -> Ellipse | tuple[tuple[Ri
         box = [roi.xd, roi.yd, roi.widthd, roi.heightd]
     else:
         box = [roi.left, roi.top, roi.right - roi.left, roi.bottom - roi.top]
-    _check_numbers(path, name, np.array(box, np.float64))
-    x, y, width, height = box
+    numbers = np.array(box, np.float64)
+    _check_numbers(path, name, numbers)
+    x, y, width, height = numbers.tolist()
     if roi.roitype == ROI_TYPE.OVAL:
         return Ellipse((x, y), (width, height))
     right, bottom = x + width, y + height

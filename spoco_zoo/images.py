@@ -12,15 +12,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from jaxtyping import Int64, Integer, UInt32
+from jaxtyping import Integer, UInt32
 
-from spoco_zoo.annotations import SUFFIXES as ANNOTATION_SUFFIXES
-from spoco_zoo.annotations import is_annotation, read_annotations
 from spoco_zoo.errors import ImageError
 from spoco_zoo.files import write_whole
-from spoco_zoo.labels import KNOWN_BACKGROUND
 
 SUFFIXES = (".tif", ".tiff", ".png", ".npy")
+OUTLINE_SUFFIXES = (".roi", ".zip", ".geojson", ".json")  # which `annotations` reads
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,32 +94,6 @@ def read_labels(path: Path) -> UInt32[np.ndarray, "*space"]:
             "integer a pixel; a colour picture holds no labels"
         )
     return check_labels(values, str(path))
-
-
-def read_painted(
-    path: Path, shape: tuple[int, ...], background_label: int | None = None
-) -> Int64[np.ndarray, "*space"]:
-    """Read labels as somebody painted them: a label image, or outlines of Fiji or QuPath.
-
-    Args:
-        path: What `read_labels` or `read_annotations` takes.
-        shape: Of the image, which outlines are painted into; a label image keeps its own.
-        background_label: The number that means known background in a label image.
-
-    Returns:
-        Instances above 0; 0 where nothing was painted; KNOWN_BACKGROUND; UNLABELED where
-        outlines say to ignore.
-
-    Raises:
-        ImageError: As `read_labels` and `read_annotations`.
-        MissingExtraError: As `read_annotations`.
-    """
-    if is_annotation(path):
-        return read_annotations(path, shape).astype(np.int64)
-    labels = read_labels(path).astype(np.int64)
-    if background_label is not None:
-        labels[labels == background_label] = KNOWN_BACKGROUND
-    return labels
 
 
 def check_labels(values: np.ndarray, name: str) -> UInt32[np.ndarray, "*space"]:
@@ -269,7 +241,7 @@ def stem_of(path: Path) -> str:
     Outlines may be called after the image file (`a.tif.geojson`), as QuPath does.
     """
     name = path.name
-    if is_annotation(path):
+    if name.lower().endswith(OUTLINE_SUFFIXES):
         name = path.stem
         if not name.lower().endswith(SUFFIXES):
             return name
@@ -283,7 +255,7 @@ def _is_image(path: Path, suffixes: Sequence[str] = SUFFIXES) -> bool:
 
 def _find_labels(folder: Path) -> list[Path]:
     """Label images and outlines of a folder, sorted."""
-    known = (*SUFFIXES, *ANNOTATION_SUFFIXES)
+    known = (*SUFFIXES, *OUTLINE_SUFFIXES)
     return sorted(p for p in folder.iterdir() if _is_image(p, known)) or find_images([folder])
 
 

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-Ring = Float[np.ndarray, "n 2"]  # (x, y) of its corners; the last one is joined to the first
+Ring = Float[np.ndarray, "_ 2"]  # (x, y) of its corners; the last one is joined to the first
 Box = tuple[slice, slice]  # rows and columns
 Mask = Bool[np.ndarray, "h w"]
 

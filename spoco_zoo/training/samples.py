@@ -26,8 +26,9 @@ from jaxtyping import Float, Int, Integer
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from spoco_zoo.annotations import read_painted
 from spoco_zoo.errors import ImageError
-from spoco_zoo.images import pair_files, read_image, read_painted, stem_of
+from spoco_zoo.images import pair_files, read_image, stem_of
 from spoco_zoo.labels import BACKGROUND, KNOWN_BACKGROUND, UNLABELED
 from spoco_zoo.normalization import fit_affine
 from spoco_zoo.spec import AugmentationSettings, DataSettings, LabelZero, ScheduleSettings, Spec
