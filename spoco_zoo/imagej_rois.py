@@ -71,9 +71,11 @@ def _read_zip(path: Path, most: int) -> list[tuple[str, bytes]]:
                     )
             _check_size(path, sum(info.file_size for info in infos))
             # never more than a member says of itself, whatever it unpacks to
-            return [
-                (PurePosixPath(i.filename).stem, archive.open(i).read(i.file_size)) for i in infos
-            ]
+            members = []
+            for info in infos:
+                with archive.open(info) as file:
+                    members.append((PurePosixPath(info.filename).stem, file.read(info.file_size)))
+            return members
     except _ZIP_ERRORS as error:
         raise ImageError(
             f"{path}: cannot be read as a zip of ROIs ({error}): save it again in Fiji"
@@ -173,9 +175,9 @@ def _path_of(path: Path, name: str, roi: "ImagejRoi") -> tuple[Ring, ...]:
     while at < len(numbers):
         step = numbers[at]
         length = _STEPS.get(int(step), 0)
-        points = numbers[at + 1 : at + length].reshape(-1, 2)
         if not length or at + length > len(numbers) or (step != 0 and not rings):
             raise _damaged(path, name)
+        points = numbers[at + 1 : at + length].reshape(-1, 2)
         match int(step):
             case 0:
                 rings.append([points])
