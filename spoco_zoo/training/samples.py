@@ -73,7 +73,7 @@ def choose_instances(
 
 
 def choose_over_split(
-    ids: Sequence[tuple[str, Integer[np.ndarray, " n"]]], ratio: float, seed: int
+    ids: Sequence[tuple[str, Integer[np.ndarray, " _"]]], ratio: float, seed: int
 ) -> list[tuple[int, ...]]:
     """Pick the instances of a whole split that stay labelled.
 
