@@ -20,6 +20,7 @@ from spoco_zoo.errors import SettingError
 from spoco_zoo.normalization import Normalization, ZeroMeanUnitVariance
 from spoco_zoo.recipe import Clustering, MeanShift
 
+SceneName = Literal["nuclei", "dim_nuclei", "phase_cells", "axons", "neurons"]
 LabelZero = Literal["background", "unlabeled"]
 
 
@@ -231,6 +232,7 @@ class Card(_Settings):
     target_structure: tuple[str, ...] = Field((), description="such as nuclei")
     cite: tuple[Citation, ...] = ()
     tags: tuple[str, ...] = ()
+    scene: SceneName = Field("nuclei", description="what samples and covers show, simulated")
     limits: str = Field("Not stated.", description="where it should not be used")
     version: str = "0.1.0"
 
