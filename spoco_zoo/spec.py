@@ -35,12 +35,28 @@ class DataSettings(_Settings):
     validation_label_zero: LabelZero | None = Field(
         None, description="the same for val/labels; as in train where left out"
     )
+    background_label: int | None = Field(
+        None, ge=1, description="this id in label images is known background, 0 is unlabeled"
+    )
     instance_ratio: float = Field(1.0, gt=0, le=1, description="part of the instances kept")
+    instance_ratio_of: Literal["image", "split"] = Field(
+        "image", description="of each image by itself, or of all images together"
+    )
     instance_seed: int = Field(0, ge=0, description="of the choice of kept instances")
     normalization: Normalization = ZeroMeanUnitVariance()
     pixel_size_um: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(
         None, description="micrometres a pixel, per axis; QuPath resamples images to it"
     )
+
+    @model_validator(mode="after")
+    def _check(self) -> "DataSettings":
+        if self.background_label is not None and self.label_zero == "background":
+            raise ValueError(
+                f"background_label is {self.background_label} while data.label_zero is "
+                "background: one number is enough for background; make label_zero unlabeled, or "
+                "leave background_label out"
+            )
+        return self
 
 
 class NetSettings(_Settings):
@@ -263,8 +279,8 @@ class Spec(_Settings):
         if self.net.foreground_head and not self._can_learn_foreground:
             raise ValueError(
                 "net.foreground_head is true while data.label_zero is unlabeled: a foreground "
-                "head learns from labelled background or with loss.foreground_prior; give the "
-                "prior, or leave the head out"
+                "head learns from labelled background or with loss.foreground_prior; give "
+                "data.background_label or the prior, or leave the head out"
             )
         if self.clustering.foreground == "head" and not self.has_foreground_head:
             raise ValueError(
@@ -282,7 +298,8 @@ class Spec(_Settings):
 
     @property
     def _can_learn_foreground(self) -> bool:
-        return self.data.label_zero == "background" or self.loss.foreground_prior is not None
+        has_background = self.data.label_zero == "background" or self.data.background_label
+        return bool(has_background) or self.loss.foreground_prior is not None
 
     @property
     def clustering_method(self) -> Clustering:

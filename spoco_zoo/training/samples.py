@@ -16,7 +16,7 @@ import math
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,10 @@ from jaxtyping import Float, Int, Integer
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from spoco_zoo.annotations import read_painted
 from spoco_zoo.errors import ImageError
-from spoco_zoo.images import pair_files, read_image, read_labels, stem_of
-from spoco_zoo.labels import BACKGROUND, UNLABELED
+from spoco_zoo.images import pair_files, read_image, stem_of
+from spoco_zoo.labels import BACKGROUND, KNOWN_BACKGROUND, UNLABELED
 from spoco_zoo.normalization import fit_affine
 from spoco_zoo.spec import AugmentationSettings, DataSettings, LabelZero, ScheduleSettings, Spec
 
@@ -67,18 +68,50 @@ def choose_instances(
     ids = np.unique(labels[labels > 0])
     random = np.random.default_rng([seed, zlib.crc32(name.encode())])
     shuffled = random.permutation(ids)
-    count = max(math.floor(ratio * len(ids) + 0.5), 1) if len(ids) else 0
+    count = max(_part_of(len(ids), ratio), 1) if len(ids) else 0
     return tuple(sorted(int(i) for i in shuffled[:count]))
+
+
+def choose_over_split(
+    ids: Sequence[tuple[str, Integer[np.ndarray, " _"]]], ratio: float, seed: int
+) -> list[tuple[int, ...]]:
+    """Pick the instances of a whole split that stay labelled.
+
+    Every instance draws a lot, by the seed and the name of its image, and of all images together
+    the lowest lots are kept: a larger ratio contains a smaller one, the order of the images does
+    not matter, and an image may keep none. Half counts round up, and one instance is kept.
+
+    Args:
+        ids: Name and sorted instance ids of each image.
+        ratio: Part of all instances that stays.
+        seed: Of the lots.
+
+    Returns:
+        The kept ids of each image, sorted.
+    """
+    lots = [np.random.default_rng([seed, zlib.crc32(n.encode())]).random(len(i)) for n, i in ids]
+    everyone = np.sort(np.concatenate([*lots, np.empty(0)]))
+    if not len(everyone):
+        return [()] * len(ids)
+    highest = everyone[max(_part_of(len(everyone), ratio), 1) - 1]
+    return [
+        tuple(int(i) for i in own[lot <= highest]) for (_, own), lot in zip(ids, lots, strict=True)
+    ]
+
+
+def _part_of(count: int, ratio: float) -> int:
+    return math.floor(ratio * count + 0.5)
 
 
 def to_states(
     labels: Integer[np.ndarray, "*space"], kept: Sequence[int], label_zero: LabelZero
 ) -> Int[np.ndarray, "*space"]:
-    """Bring labels of a file to the states of the loss: what is not kept is UNLABELED."""
+    """Bring labels as painted to the states of the loss: what is not kept is UNLABELED."""
     zero = BACKGROUND if label_zero == "background" else UNLABELED
     ids = np.unique(labels)
     # ids may be large and sparse: number the kept ones 1..n
-    numbers = {i: n for n, i in enumerate(sorted(kept), start=1)} | {0: zero}
+    numbers = {i: n for n, i in enumerate(sorted(kept), start=1)}
+    numbers |= {0: zero, KNOWN_BACKGROUND: BACKGROUND}
     states = np.array([numbers.get(int(i), UNLABELED) for i in ids], dtype=np.int64)
     return states[np.searchsorted(ids, labels)]
 
@@ -101,9 +134,13 @@ def read_samples(folder: Path, data: DataSettings, n_axes: int, *, thin: bool) -
                 f"{folder / part}: no such folder: expected "
                 f"{folder.name}/images and {folder.name}/labels with files of equal names"
             )
+    zero = data.label_zero if thin else data.validation_label_zero or data.label_zero
+    # where 0 is background, every other number is an instance
+    background_label = data.background_label if zero == "unlabeled" else None
     samples: list[Sample] = []
     for image_path, label_path in pair_files(folder / "images", folder / "labels"):
-        image, labels = read_image(image_path, n_axes), read_labels(label_path)
+        image = read_image(image_path, n_axes)
+        labels = read_painted(label_path, image.space, background_label)
         if image.space != labels.shape:
             raise ImageError(
                 f"{label_path}: labels have shape {labels.shape}, the image has {image.space}: "
@@ -119,16 +156,34 @@ def read_samples(folder: Path, data: DataSettings, n_axes: int, *, thin: bool) -
                 f"{image_path}: image has {len(image.pixels)} channels, "
                 f"{samples[0].name} has {len(samples[0].image)}: all images must have as many"
             )
-        name = stem_of(image_path)
-        ratio = data.instance_ratio if thin else 1.0
-        kept = choose_instances(labels, ratio, data.instance_seed, name)
-        zero = data.label_zero if thin else data.validation_label_zero or data.label_zero
         affine = fit_affine(image.pixels, data.normalization)
-        states = to_states(labels, kept, zero)
-        samples.append(Sample(name, affine.apply(image.pixels), states, kept))
+        samples.append(Sample(stem_of(image_path), affine.apply(image.pixels), labels, ()))
+    ratio = data.instance_ratio if thin else 1.0
+    samples = [_thin_out(sample, kept, zero) for sample, kept in _choose(samples, ratio, data)]
     if thin and not any(sample.kept for sample in samples):
         raise ImageError(f"{folder / 'labels'}: no instance is labelled: label some and try again")
+    is_told = thin and background_label is not None
+    if is_told and not any((sample.labels == BACKGROUND).any() for sample in samples):
+        raise ImageError(
+            f"{folder / 'labels'}: no pixel is known background, while data.background_label is "
+            f"{background_label}: paint some background with it, or leave the setting out"
+        )
     return samples
+
+
+def _choose(
+    samples: Sequence[Sample], ratio: float, data: DataSettings
+) -> list[tuple[Sample, tuple[int, ...]]]:
+    """Pick the instances that stay labelled, of each image or of the whole split."""
+    seed = data.instance_seed
+    if data.instance_ratio_of == "image":
+        return [(s, choose_instances(s.labels, ratio, seed, s.name)) for s in samples]
+    ids = [(s.name, np.unique(s.labels[s.labels > 0])) for s in samples]
+    return list(zip(samples, choose_over_split(ids, ratio, seed), strict=True))
+
+
+def _thin_out(sample: Sample, kept: tuple[int, ...], zero: LabelZero) -> Sample:
+    return replace(sample, labels=to_states(sample.labels, kept, zero), kept=kept)
 
 
 class SparseSamples(Dataset[Batch]):
