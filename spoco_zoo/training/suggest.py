@@ -96,6 +96,7 @@ class Suggester:
         spec, pair, fitted = load_run(run_folder)
         return Suggester(spec, pair.to(place), Recipe.model_validate(fitted["recipe"]), place)
 
+    @torch.no_grad()
     def look(self, path: Path) -> list[Region]:
         """Score all regions of an image.
 
@@ -135,10 +136,9 @@ class Suggester:
                 [box],
             )
 
-    @torch.no_grad()
     def _score(
         self, pixels: Float[np.ndarray, "c *space"], read: Box, boxes: Sequence[Box]
-    ) -> Iterator[tuple[float, float | None, float]]:
+    ) -> list[tuple[float, float | None, float]]:
         """Find disagreement, uncertainty and coverage of regions that are embedded at once."""
         part = torch.from_numpy(np.ascontiguousarray(pixels[(slice(None), *read)]))
         output = self.pair.embedding_net.embed(part[None].to(self.device))
@@ -147,6 +147,7 @@ class Suggester:
         head = None
         if output.foreground is not None:
             head = torch.sigmoid(output.foreground[0, 0]).cpu().numpy()
+        scores: list[tuple[float, float | None, float]] = []
         for box in boxes:
             cut = inner_box(read, box)
             probability = None if head is None else head[cut]
@@ -154,11 +155,12 @@ class Suggester:
             maybe = self._find_candidates(f[place].cpu().numpy(), probability)
             # what is smaller than the least instance is nothing to label
             if maybe.sum() < max(self.recipe.min_size, 1):
-                yield 0.0, None if probability is None else 0.0, 0.0
+                scores.append((0.0, None if probability is None else 0.0, 0.0))
                 continue
             unsure = None if probability is None else _uncertainty(probability[maybe])
             found = disagreement((f[place], g[place]), maybe, self.spec.loss)
-            yield found, unsure, float(maybe.mean())
+            scores.append((found, unsure, float(maybe.mean())))
+        return scores
 
     def _find_candidates(
         self, embedding: Float[np.ndarray, "e *space"], probability: np.ndarray | None
