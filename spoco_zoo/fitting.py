@@ -100,15 +100,7 @@ def fit_recipe(spec: Spec, embedded: Sequence[Embedded]) -> Fitted:
         search.try_changes(search.best.recipe, *_foreground_numbers(search.best.recipe.foreground))
         search.try_changes(search.best.recipe, *_joins(search.best.recipe.clustering))
         search.try_changes(search.best.recipe, _least_sizes(embedded))
-    best = search.summary
-    scores = {
-        "ap50": best.pooled_ap[0],
-        "mean_ap": goal(best),
-        "sbd": best.sbd,
-        "count_difference": best.count_difference,
-    }
-    scores = {name: round(float(value), 4) for name, value in scores.items()}
-    return Fitted(search.best.recipe, scores, tuple(search.trials))
+    return Fitted(search.best.recipe, main_scores(search.summary), tuple(search.trials))
 
 
 def score_recipe(recipe: Recipe, embedded: Sequence[Embedded]) -> Summary:
@@ -146,6 +138,17 @@ def comparable(found: Labels, item: Embedded) -> tuple[Labels, Labels]:
 def goal(summary: Summary) -> float:
     """The one number that validation compares: pooled AP, mean over the thresholds."""
     return float(np.mean(summary.pooled_ap))
+
+
+def main_scores(summary: Summary) -> dict[str, float]:
+    """The scores that a run states: AP over all objects, SBD and |DiC| as means of images."""
+    scores = {
+        "ap50": summary.pooled_ap[0],
+        "mean_ap": goal(summary),
+        "sbd": summary.sbd,
+        "count_difference": summary.count_difference,
+    }
+    return {name: round(float(value), 4) for name, value in scores.items()}
 
 
 class _Search:

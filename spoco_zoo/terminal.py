@@ -1,5 +1,7 @@
 """What the commands write to a terminal: a bar for long work, tables, and errors as one line."""
 
+import signal
+from types import FrameType
 from typing import TYPE_CHECKING
 
 import typer
@@ -44,3 +46,23 @@ def console(*, stderr: bool = True) -> "Console":
 def complain(error: SpocoZooError) -> None:
     """Write an error as one line."""
     typer.echo(f"Error: {error}", err=True)
+
+
+class Interrupt:
+    """Turn the first Ctrl-C into a wish to stop, so that training can save."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __enter__(self) -> "Interrupt":
+        self._before = signal.signal(signal.SIGINT, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self._before)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        typer.echo("stopping after this step; press Ctrl-C again to stop at once", err=True)
