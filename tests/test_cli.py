@@ -757,7 +757,15 @@ def test_from_images_to_scores(call, nuclei_data, tiny_spec, tmp_path, monkeypat
     assert "seed: 5\n" in (run / "spec.yaml").read_text()
 
     result = call("export", run, package, "--engines", "installed")
-    assert (result.code, result.out) == (0, f"{package}: embeddings, proven\n")
+    assert result.code == 0, result.err
+    assert result.out.splitlines() == [
+        f"{package}: embeddings, proven",
+        "to share on bioimage.io:",
+        "  1. open the package in the program that it is for, once",
+        "  2. make it a zip, with rdf.yaml at its top (a target NAME.zip is one already)",
+        "  3. choose Upload on https://bioimage.io, log in, and give it the zip",
+        "  4. its tests take some minutes; then a reviewer looks at it, and may ask you there",
+    ]
     assert load_package(package).config.multiple_of == (2, 2)
 
     images, truth = nuclei_data / "val" / "images", nuclei_data / "val" / "labels"
