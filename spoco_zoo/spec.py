@@ -21,6 +21,10 @@ from spoco_zoo.normalization import Normalization, ZeroMeanUnitVariance
 from spoco_zoo.recipe import Clustering, MeanShift
 
 LabelZero = Literal["background", "unlabeled"]
+Layout = Literal["folders", "hdf5", "cvppp", "cvppp_hdf5", "cityscapes"]
+CityClass = Literal[
+    "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle", "caravan", "trailer"
+]
 
 
 class _Settings(BaseModel):
@@ -28,8 +32,17 @@ class _Settings(BaseModel):
 
 
 class DataSettings(_Settings):
-    """What the training files mean."""
+    """Where the training files are, and what they mean."""
 
+    layout: Layout | None = Field(None, description="told from the folder where left out")
+    hdf5_raw: str = Field("raw", min_length=1, description="place of the image in an HDF5 file")
+    hdf5_label: str = Field("label", min_length=1, description="and of its labels")
+    subsets: tuple[str, ...] | None = Field(
+        None, description="folders to read of a split: A1 to A4 of CVPPP, cities of Cityscapes"
+    )
+    classes: tuple[CityClass, ...] | None = Field(
+        None, min_length=1, description="of Cityscapes; the eight that are evaluated if left out"
+    )
     label_zero: LabelZero = Field("background", description="what label 0 means in train/labels")
     validation_label_zero: LabelZero | None = Field(
         None, description="the same for val/labels; as in train where left out"

@@ -38,7 +38,7 @@ from spoco_zoo.training.checkpoints import CHECKPOINT_VERSION, build_pair, load_
 from spoco_zoo.training.loss import LossTerms, iterate_terms, spoco_loss
 from spoco_zoo.training.momentum import MomentumPair
 from spoco_zoo.training.net import count_parameters
-from spoco_zoo.training.samples import Batch, Sample, SparseSamples, read_samples
+from spoco_zoo.training.samples import AnySample, Batch, SparseSamples, read_samples
 from spoco_zoo.training.schedule import (
     learning_rate,
     make_optimizer,
@@ -92,7 +92,7 @@ class TrainResult:
 
 
 def train(spec: Spec, data: Path, run_folder: Path, options: TrainOptions) -> TrainResult:
-    """Train a network on `data/{train,val}/{images,labels}`.
+    """Train a network on the splits train and val of a folder, in any layout of `datasets`.
 
     Raises:
         ImageError: Images or labels are missing or do not fit together.
@@ -192,7 +192,7 @@ class _Run:
             )
 
     def describe(
-        self, samples: Sequence[Sample], validation: Sequence[Sample], chosen: dict[str, Any]
+        self, samples: Sequence[AnySample], validation: Sequence[AnySample], chosen: dict[str, Any]
     ) -> None:
         """Write what this run is, before it starts."""
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -273,7 +273,7 @@ class _Run:
         seconds = row[10] if row is not None else 0.0
         return StepReport(self.step, self.spec.schedule.steps, terms, seconds, score)
 
-    def validate(self, validation: Sequence[Sample]) -> float:
+    def validate(self, validation: Sequence[AnySample]) -> float:
         """Cluster and score the validation images; keep the checkpoint if it is the best."""
         needs_g = self.spec.clustering_method.method == "consistency"
         embedded = self._embed(validation, needs_g=needs_g)
@@ -288,13 +288,13 @@ class _Run:
         self.save("last.pt")
         return score
 
-    def _embed(self, validation: Sequence[Sample], *, needs_g: bool) -> list[Embedded]:
+    def _embed(self, validation: Sequence[AnySample], *, needs_g: bool) -> list[Embedded]:
         """Embed the validation images, by g too where clustering may ask for it."""
         pair = self.pair.eval()
         twin = pair.momentum_net if needs_g else None
         return embed_all(pair.embedding_net, validation, self.device, twin)
 
-    def fit(self, validation: Sequence[Sample]) -> Fitted:
+    def fit(self, validation: Sequence[AnySample]) -> Fitted:
         """Choose the numbers of the recipe with the best network, and write them."""
         best = load_checkpoint(self.folder / "best.pt", self.device)
         self.pair.load_state_dict(best["pair"])
@@ -361,7 +361,9 @@ class _Run:
 _TERMS = LossTerms._fields[:-1]
 
 
-def _list_instances(samples: Sequence[Sample], validation: Sequence[Sample]) -> dict[str, Any]:
+def _list_instances(
+    samples: Sequence[AnySample], validation: Sequence[AnySample]
+) -> dict[str, Any]:
     return {
         "train": {sample.name: list(sample.kept) for sample in samples},
         "val": {sample.name: list(sample.kept) for sample in validation},
@@ -369,7 +371,7 @@ def _list_instances(samples: Sequence[Sample], validation: Sequence[Sample]) -> 
 
 
 def _batches(
-    samples: Sequence[Sample], spec: Spec, start: int, device: torch.device
+    samples: Sequence[AnySample], spec: Spec, start: int, device: torch.device
 ) -> Iterator[tuple[int, Batch]]:
     loader = DataLoader(
         SparseSamples(samples, spec),
@@ -396,9 +398,9 @@ def _ignore_interrupts(_: int) -> None:
     torch.set_num_threads(1)
 
 
-def _with_channels(spec: Spec, samples: Sequence[Sample]) -> Spec:
+def _with_channels(spec: Spec, samples: Sequence[AnySample]) -> Spec:
     """Write the count of channels of the images into the spec, or refuse another."""
-    channels = len(samples[0].image)
+    channels = samples[0].channels
     if spec.net.in_channels not in (None, channels):
         raise SettingError(
             f"net.in_channels is {spec.net.in_channels}: the images have {channels}; leave it out"

@@ -1,9 +1,10 @@
 """Batches for training: crops with sparse labels, two views of each.
 
-A folder `DIR/{train,val}/{images,labels}` is read once; each image is normalised as a whole and
-its labels brought to the three states of the loss, so that no crop can turn an instance into
-background. What a batch holds depends on the seed and the number of the step alone: a resumed
-run sees what an uninterrupted one sees, whatever the count of workers.
+A split is read once, and again crop by crop where it does not fit into memory, which changes no
+crop. Each image is normalised as a whole and its labels brought to the three states of the loss,
+so that no crop can turn an instance into background. What a batch holds depends on the seed and
+the number of the step alone: a resumed run sees what an uninterrupted one sees, whatever the
+count of workers.
 
     image ─ crop ─ geometry ─┬─ intensity ─ view of f
                              └─ intensity ─ view of g
@@ -26,11 +27,19 @@ from jaxtyping import Float, Int, Integer
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from spoco_zoo.datasets import Box, Source, find_pairs
 from spoco_zoo.errors import ImageError
-from spoco_zoo.images import pair_files, read_image, read_labels, stem_of
 from spoco_zoo.labels import BACKGROUND, UNLABELED
-from spoco_zoo.normalization import fit_affine
+from spoco_zoo.normalization import (
+    Affine,
+    ZeroMeanUnitVariance,
+    fit_affine,
+    fit_affine_in_slabs,
+)
 from spoco_zoo.spec import AugmentationSettings, DataSettings, LabelZero, ScheduleSettings, Spec
+
+_MEMORY_BYTES = 4 << 30  # of a split, normalised and with its labels, to hold in memory
+_WHOLE_BYTES = 1 << 30  # of one image, to find its statistics at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +50,94 @@ class Sample:
     image: Float[np.ndarray, "c *space"]
     labels: Int[np.ndarray, "*space"]
     kept: tuple[int, ...]  # ids of the instances that stay, as in the file
+
+    @property
+    def channels(self) -> int:
+        """How many channels the image has."""
+        return len(self.image)
+
+    @property
+    def space(self) -> tuple[int, ...]:
+        """Size in pixels, without the channels."""
+        return self.labels.shape
+
+    def read(self, box: Box) -> tuple[np.ndarray, np.ndarray]:
+        """Cut a box out of image and labels."""
+        return self.image[(slice(None), *box)], self.labels[box]
+
+    def places(self) -> np.ndarray:
+        """List the pixels of instances, as positions in the flat image."""
+        return np.flatnonzero(self.labels > BACKGROUND)
+
+
+@dataclass(frozen=True, eq=False)
+class StreamedSample:
+    """The same, of an image that stays in its file; its numbers are those of the whole image."""
+
+    source: Source
+    affine: Affine
+    kept: tuple[int, ...]
+    label_zero: LabelZero
+
+    @property
+    def name(self) -> str:
+        """Name of the image."""
+        return self.source.name
+
+    @property
+    def channels(self) -> int:
+        """How many channels the image has."""
+        return self.source.channels
+
+    @property
+    def space(self) -> tuple[int, ...]:
+        """Size in pixels, without the channels."""
+        return self.source.space
+
+    @property
+    def image(self) -> Float[np.ndarray, "c *space"]:
+        """The whole image, normalised; read anew each time."""
+        return self.affine.apply(self.source.read()[0])
+
+    @property
+    def labels(self) -> Int[np.ndarray, "*space"]:
+        """All its labels, in three states; read anew each time."""
+        return to_states(self.source.read()[1], self.kept, self.label_zero)
+
+    def read(self, box: Box) -> tuple[np.ndarray, np.ndarray]:
+        """Read a box of image and labels from the file."""
+        pixels, labels = self.source.read(box)
+        return self.affine.apply(pixels), to_states(labels, self.kept, self.label_zero)
+
+    def places(self) -> "_Places":
+        """List the pixels of instances, as positions in the flat image."""
+        return _Places(self.source, self.kept)
+
+
+class _Places:
+    """Positions of the pixels of instances, counted in slabs and looked up when asked for."""
+
+    def __init__(self, source: Source, kept: Sequence[int]) -> None:
+        self.source, self.kept = source, np.array(kept, dtype=np.int64)
+        self.boxes = list(source.slabs())
+        self.ends = np.cumsum([len(self._find(box)) for box in self.boxes])
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def __getitem__(self, number: int | np.integer) -> int:
+        slab = int(np.searchsorted(self.ends, number, side="right"))
+        before = int(self.ends[slab - 1]) if slab else 0
+        box = self.boxes[slab]
+        # slabs are cut along the first axis, so that flat positions rise through them
+        start: int = box[0].start * math.prod(self.source.space[1:])
+        return start + int(self._find(box)[int(number) - before])
+
+    def _find(self, box: Box) -> np.ndarray:
+        return np.flatnonzero(np.isin(self.source.read_labels(box), self.kept))
+
+
+AnySample = Sample | StreamedSample
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,8 +180,8 @@ def to_states(
     return states[np.searchsorted(ids, labels)]
 
 
-def read_samples(folder: Path, data: DataSettings, n_axes: int, *, thin: bool) -> list[Sample]:
-    """Read `folder/{images,labels}`.
+def read_samples(folder: Path, data: DataSettings, n_axes: int, *, thin: bool) -> list[AnySample]:
+    """Read a split, in any layout of `datasets`; what does not fit into memory stays in its files.
 
     Args:
         folder: A split, such as DIR/train.
@@ -94,56 +191,67 @@ def read_samples(folder: Path, data: DataSettings, n_axes: int, *, thin: bool) -
 
     Raises:
         ImageError: Files are missing, unreadable, without partner or of different shape.
+        MissingExtraError: h5py or zarr is needed and not installed.
     """
-    for part in ("images", "labels"):
-        if not (folder / part).is_dir():
-            raise ImageError(
-                f"{folder / part}: no such folder: expected "
-                f"{folder.name}/images and {folder.name}/labels with files of equal names"
-            )
-    samples: list[Sample] = []
-    for image_path, label_path in pair_files(folder / "images", folder / "labels"):
-        image, labels = read_image(image_path, n_axes), read_labels(label_path)
-        if image.space != labels.shape:
-            raise ImageError(
-                f"{label_path}: labels have shape {labels.shape}, the image has {image.space}: "
-                "both must show the same pixels"
-            )
-        if len(image.space) != n_axes:
-            raise ImageError(
-                f"{image_path}: image has {len(image.space)} space axes: expected {n_axes}; "
-                "set net.dimensions in the spec"
-            )
-        if samples and len(image.pixels) != len(samples[0].image):
-            raise ImageError(
-                f"{image_path}: image has {len(image.pixels)} channels, "
-                f"{samples[0].name} has {len(samples[0].image)}: all images must have as many"
-            )
-        name = stem_of(image_path)
-        ratio = data.instance_ratio if thin else 1.0
-        kept = choose_instances(labels, ratio, data.instance_seed, name)
-        zero = data.label_zero if thin else data.validation_label_zero or data.label_zero
-        affine = fit_affine(image.pixels, data.normalization)
-        states = to_states(labels, kept, zero)
-        samples.append(Sample(name, affine.apply(image.pixels), states, kept))
+    sources = find_pairs(folder.parent, folder.name, data, n_axes)
+    held = sum(math.prod(source.space) * (4 * source.channels + 8) for source in sources)
+    read = _stream if held > _MEMORY_BYTES else _hold
+    samples = [read(source, data, thin=thin) for source in sources]
     if thin and not any(sample.kept for sample in samples):
-        raise ImageError(f"{folder / 'labels'}: no instance is labelled: label some and try again")
+        place = folder / "labels" if (folder / "labels").is_dir() else folder
+        raise ImageError(f"{place}: no instance is labelled: label some and try again")
     return samples
+
+
+def _hold(source: Source, data: DataSettings, *, thin: bool) -> Sample:
+    """Read an image into memory."""
+    pixels, labels = source.read()
+    kept = _choose(labels, source.name, data, thin=thin)
+    affine = fit_affine(pixels, data.normalization)
+    states = to_states(labels, kept, _meaning_of_zero(data, thin=thin))
+    return Sample(source.name, affine.apply(pixels), states, kept)
+
+
+def _stream(source: Source, data: DataSettings, *, thin: bool) -> StreamedSample:
+    """Go through an image once for its statistics and ids, and leave it where it is."""
+    ids: set[int] = set()
+    for box in source.slabs():
+        ids.update(np.unique(source.read_labels(box)).tolist())
+    present = np.array(sorted(ids), dtype=np.int64)
+    kept = _choose(present, source.name, data, thin=thin)
+    is_large = math.prod(source.image.shape) * source.image.dtype.itemsize > _WHOLE_BYTES
+    if is_large and isinstance(data.normalization, ZeroMeanUnitVariance):
+        affine = fit_affine_in_slabs(
+            lambda: (source.read(box)[0] for box in source.slabs()), data.normalization
+        )
+    else:
+        affine = fit_affine(source.read()[0], data.normalization)
+    return StreamedSample(source, affine, kept, _meaning_of_zero(data, thin=thin))
+
+
+def _choose(
+    labels: Integer[np.ndarray, "*space"], name: str, data: DataSettings, *, thin: bool
+) -> tuple[int, ...]:
+    return choose_instances(labels, data.instance_ratio if thin else 1.0, data.instance_seed, name)
+
+
+def _meaning_of_zero(data: DataSettings, *, thin: bool) -> LabelZero:
+    return data.label_zero if thin else data.validation_label_zero or data.label_zero
 
 
 class SparseSamples(Dataset[Batch]):
     """All batches of a training run, by the number of the step."""
 
-    def __init__(self, samples: Sequence[Sample], spec: Spec) -> None:
+    def __init__(self, samples: Sequence[AnySample], spec: Spec) -> None:
         self.samples = samples
         self.schedule: ScheduleSettings = spec.schedule
         self.geometry = _geometry(spec.augmentation, spec.schedule.crop)
         self.intensity = _intensity(spec.augmentation)
         # large images count more, but a few of them must not push out all small ones
-        area = np.array([sample.labels.size for sample in samples], dtype=float)
+        area = np.array([math.prod(sample.space) for sample in samples], dtype=float)
         crops = np.maximum(area / math.prod(spec.schedule.crop), 1.0)
         self.chances = np.sqrt(crops) / np.sqrt(crops).sum()
-        self.places = [np.flatnonzero(sample.labels > BACKGROUND) for sample in samples]
+        self.places: list[np.ndarray | _Places] = [sample.places() for sample in samples]
 
     def __len__(self) -> int:
         return self.schedule.steps
@@ -174,7 +282,7 @@ class SparseSamples(Dataset[Batch]):
         mirrored instance would be two with one id.
         """
         sample, crop = self.samples[chosen], self.schedule.crop
-        shape, places = sample.labels.shape, self.places[chosen]
+        shape, places = sample.space, self.places[chosen]
         aimed = len(places) and random.random() < self.schedule.instance_crop_ratio
         if aimed:
             place = np.unravel_index(places[random.integers(len(places))], shape)
@@ -182,15 +290,19 @@ class SparseSamples(Dataset[Batch]):
             center = [int(p) + int(j) for p, j in zip(place, jitter, strict=True)]
         else:
             center = [int(random.integers(n)) for n in shape]
-        image, labels = sample.image, sample.labels
-        for axis, (middle, size, n) in enumerate(zip(center, crop, shape, strict=True)):
+        windows = []
+        for middle, size, n in zip(center, crop, shape, strict=True):
             # the crop stays inside where the image is large enough
             middle = min(max(middle, size // 2), max(n - (size + 1) // 2, size // 2))
             middle = middle if n >= size else n // 2
             start = middle - size
-            indices = np.arange(start, start + 2 * size + size % 2)
-            image = image.take(_mirror(indices, n), axis=axis + 1)
-            labels = labels.take(_mirror(indices, n), axis=axis)
+            windows.append(np.arange(start, start + 2 * size + size % 2))
+        mirrored = [_mirror(window, n) for window, n in zip(windows, shape, strict=True)]
+        box = tuple(slice(int(m.min()), int(m.max()) + 1) for m in mirrored)
+        image, labels = sample.read(box)
+        for axis, (indices, inside, n) in enumerate(zip(windows, mirrored, shape, strict=True)):
+            image = image.take(inside - inside.min(), axis=axis + 1)
+            labels = labels.take(inside - inside.min(), axis=axis)
             outside = (indices < 0) | (indices >= n)
             labels[(slice(None),) * axis + (outside,)] = UNLABELED
         return torch.from_numpy(image), torch.from_numpy(labels)
