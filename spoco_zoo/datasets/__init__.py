@@ -105,11 +105,11 @@ def _compare(sources: list[Source]) -> None:
         ratio = np.divide(source.scale_um, sized.scale_um)
         if max(*ratio, *(1 / ratio)) > _RATIO:
             raise ImageError(
-                f"{source.image.where}: a pixel is {_um(source.scale_um)} µm, in {sized.name} "
+                f"{source.image.where}: a pixel is {_um(source.scale_um)}, in {sized.name} "
                 f"{_um(sized.scale_um)}: expected sizes within a factor of {_RATIO:g}; "
                 "resample the images to one size"
             )
 
 
 def _um(scale_um: tuple[float, ...]) -> str:
-    return " x ".join(f"{size:.4g}" for size in scale_um)
+    return " x ".join(f"{size:.4g}" for size in scale_um) + " µm"

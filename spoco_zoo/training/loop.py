@@ -4,6 +4,7 @@
     ├── spec.yaml         the complete recipe, defaults written out
     ├── instances.json    which images and which of their instances were used
     ├── environment.json  versions, device, precision, parameters
+    ├── augmented.png     the first crops as the network sees them: both views, and labels
     ├── last.pt           networks, optimiser and step: where --resume goes on
     ├── best.pt           the same at the best validation score
     ├── history.csv       the terms of the loss over the steps
@@ -31,7 +32,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from spoco_zoo.errors import SettingError
-from spoco_zoo.figures import training_curves
+from spoco_zoo.figures import training_curves, write_png
 from spoco_zoo.files import write_bytes
 from spoco_zoo.spec import Spec, dump_spec, parse_spec
 from spoco_zoo.training.checkpoints import CHECKPOINT_VERSION, build_pair, load_checkpoint
@@ -45,6 +46,7 @@ from spoco_zoo.training.schedule import (
     pick_device,
     pick_precision,
 )
+from spoco_zoo.training.sheet import show_crops
 from spoco_zoo.training.validation import (
     Embedded,
     Fitted,
@@ -208,6 +210,7 @@ class _Run:
             "val_images": len(validation),
         }
         _write_text(self.folder / "environment.json", json.dumps(facts, indent=1))
+        write_png(self.folder / "augmented.png", show_crops(samples, self.spec), overwrite=True)
         self.save("last.pt")
 
     def take_step(self, batch: Batch) -> LossTerms:
