@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from spoco_zoo import cli_checks
+from spoco_zoo import cli_checks, cli_data
 from spoco_zoo.errors import ImageError, OutputError, PackageError, SettingError, SpocoZooError
 from spoco_zoo.terminal import complain, console, progress_bar
 
@@ -46,6 +46,7 @@ class Method(StrEnum):
 app.command()(cli_checks.validate)
 app.command("test")(cli_checks.prove)
 app.command()(cli_checks.engines)
+app.command()(cli_data.inspect)
 
 
 def main() -> None:
@@ -71,7 +72,7 @@ def _version(
 
 @app.command()
 def train(
-    data: Annotated[Path, typer.Argument(help="Folder with {train,val}/{images,labels}.")],
+    data: Annotated[Path, typer.Argument(help="Folder of labelled images; see `inspect`.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Run folder to write.")],
     spec: Annotated[Path | None, typer.Option(help="Recipe in YAML; defaults otherwise.")] = None,
     label_zero: Annotated[

@@ -130,7 +130,7 @@ def side_by_side(
 
 def outline(
     image: Shaped[np.ndarray, "c *space"], labels: Integer[np.ndarray, "..."], side: int
-) -> UInt8[np.ndarray, "y x 3"]:
+) -> UInt8[np.ndarray, "height width 3"]:
     """Fit an image into a square of `side` pixels, its instances outlined in their colours.
 
     Outlines are drawn after the image has its new size, so that they stay one pixel wide and
@@ -139,27 +139,27 @@ def outline(
     Raises:
         ImageError: image and labels differ in shape, or are neither 2D nor 3D.
     """
-    height, width = labels.shape[-2:]
-    factor = side / max(height, width)
-    size = max(round(width * factor), 1), max(round(height * factor), 1)
-    way = Image.Resampling.BOX if factor < 1 else Image.Resampling.NEAREST
-    grey = Image.fromarray(overlay(image, np.zeros_like(labels))).resize(size, way)
-    shown = _middle_slice(labels, labels.ndim)
-    rows = (np.arange(size[1]) / factor).astype(int).clip(0, height - 1)
-    columns = (np.arange(size[0]) / factor).astype(int).clip(0, width - 1)
-    shown = shown[rows][:, columns]
-    pixels = np.asarray(grey).copy()
+    grey = overlay(image, np.zeros_like(labels))
+    shown = _fit_square(_middle_slice(labels, labels.ndim), side)
+    way = Image.Resampling.BOX if side < max(labels.shape[-2:]) else Image.Resampling.NEAREST
+    pixels = np.array(Image.fromarray(grey).resize(shown.shape[::-1], way))
     pixels[shown < 0] //= 2
     is_drawn = _is_outline(shown) & (shown > 0)
     pixels[is_drawn] = _colors_of(shown[is_drawn].astype(np.int64))
     return pixels
 
 
-def label_picture(labels: Integer[np.ndarray, "..."]) -> UInt8[np.ndarray, "y x 3"]:
-    """Show labels alone: background black, what is unlabelled (-1) grey, each id in its colour."""
-    shown = _middle_slice(labels, labels.ndim).astype(np.int64)
+def label_picture(
+    labels: Integer[np.ndarray, "..."], side: int
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Show labels alone: background black, what is unlabelled (-1) grey, each id in its colour.
+
+    Raises:
+        ImageError: the labels are neither 2D nor 3D.
+    """
+    shown = _fit_square(_middle_slice(labels, labels.ndim), side).astype(np.int64)
     colors = _colors_of(np.maximum(shown, 0).ravel()).reshape(*shown.shape, 3)
-    return np.where((shown < 0)[..., None], np.uint8(_UNLABELED_GREY), colors)
+    return np.asarray(np.where((shown < 0)[..., None], np.uint8(_UNLABELED_GREY), colors))
 
 
 def contact_sheet(
@@ -239,6 +239,19 @@ def training_curves(history_csv: Path, target: Path) -> None:
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
     write_bytes(target, buffer.getvalue(), overwrite=True)
+
+
+def _fit_square(
+    labels: Integer[np.ndarray, "y x"], side: int
+) -> Integer[np.ndarray, "height width"]:
+    """Enlarge or shrink labels until their longer side has so many pixels; no id is mixed."""
+    rows, columns = (
+        (np.arange(max(round(n * side / max(labels.shape)), 1)) + 0.5) * max(labels.shape) / side
+        for n in labels.shape
+    )
+    height, width = labels.shape
+    rows = rows.astype(int).clip(0, height - 1)
+    return labels[rows][:, columns.astype(int).clip(0, width - 1)]
 
 
 def _shorten(text: str, fits: Callable[[str], bool]) -> str:

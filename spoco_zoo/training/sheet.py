@@ -16,8 +16,7 @@ _SIDE = 224  # pixels of a picture
 def show_crops(samples: Sequence[AnySample], spec: Spec) -> UInt8[np.ndarray, "y x 3"]:
     """Draw the first crops of a run: view f with outlines, view g, and the labels of both.
 
-    Where pixels are unlabelled, view f is dark and the labels are grey. Of a volume the middle
-    slice is shown.
+    Unlabelled pixels are grey among the labels. Of a volume the middle slice is shown.
     """
     data = SparseSamples(samples, spec)
     pictures = []
@@ -27,22 +26,13 @@ def show_crops(samples: Sequence[AnySample], spec: Spec) -> UInt8[np.ndarray, "y
             view_f, view_g = batch.view_f[number].numpy(), batch.view_g[number].numpy()
             labels = batch.labels[number].numpy()
             panels = [
-                outline(view_f, labels, _SIDE),
+                outline(view_f, np.maximum(labels, 0), _SIDE),
                 outline(view_g, np.zeros_like(labels), _SIDE),
-                _enlarge(label_picture(labels)),
+                label_picture(labels, _SIDE),
             ]
             count = len(np.unique(labels[labels > 0]))
-            text = f"step {step}, crop {number}: view f, view g, {count} instances"
+            text = f"step {step}, crop {number}: view f, view g, labels; instances: {count}"
             pictures.append((text, side_by_side(panels, gap=4)))
         if len(pictures) >= _CROPS:
             break
-    return contact_sheet(pictures[:_CROPS], columns=2)
-
-
-def _enlarge(picture: UInt8[np.ndarray, "y x 3"]) -> UInt8[np.ndarray, "y x 3"]:
-    """Bring a picture of labels to the size that `outline` gives, without mixing colours."""
-    height, width = picture.shape[:2]
-    factor = _SIDE / max(height, width)
-    rows = (np.arange(max(round(height * factor), 1)) / factor).astype(int).clip(0, height - 1)
-    columns = (np.arange(max(round(width * factor), 1)) / factor).astype(int).clip(0, width - 1)
-    return picture[rows][:, columns]
+    return contact_sheet(pictures[:_CROPS], columns=2, gap=20)

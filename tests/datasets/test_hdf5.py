@@ -5,8 +5,6 @@ import builtins
 import numpy as np
 import pytest
 
-# ruff: noqa: E402 - without h5py the file ends at the line that asks for it
-
 pytest.importorskip("h5py")
 
 from spoco_zoo.datasets import find_pairs
