@@ -66,7 +66,7 @@ def assert_is_error(result, sentence):
 def test_help_names_every_command(call):
     result = call("--help")
     assert result.code == 0
-    for command in ("train", "export", "run", "fit", "evaluate", "validate", "engines"):
+    for command in ("train", "export", "run", "fit", "evaluate", "validate", "engines", "inspect"):
         assert f"\n  {command} " in result.out
 
 
@@ -77,7 +77,7 @@ def test_without_a_command_the_help_is_shown(call):
 
 
 @pytest.mark.parametrize(
-    "command", ["train", "export", "run", "fit", "evaluate", "validate", "engines"]
+    "command", ["train", "export", "run", "fit", "evaluate", "validate", "engines", "inspect"]
 )
 def test_every_word_of_every_command_is_explained(call, command):
     assert call(command, "--help").code == 0

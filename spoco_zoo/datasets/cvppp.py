@@ -60,7 +60,7 @@ def find(root: Path, split: str, settings: DataSettings, n_axes: int | None) -> 
             f"{folder}: no plant found: expected A1/plant001_rgb.png and A1/plant001_label.png"
         )
     keys = sorted(found, key=_order)
-    chosen = _part_of(split, keys) if is_ours else keys
+    chosen = _part_of(split, keys, folder) if is_ours else keys
     return [_open(name, found[name], n_axes) for name in chosen]
 
 
@@ -96,7 +96,7 @@ def find_in_hdf5(
     if not plants:
         raise ImageError(f"{images[0]}: no plant found: expected data sets like /A1/plant001/rgb")
     keys = sorted(plants, key=_order)
-    chosen = keys if split == "test" else _part_of(split, keys)
+    chosen = keys if split == "test" else _part_of(split, keys, root)
     return [_open_sets(name, held, n_axes) for name in chosen]
 
 
@@ -121,18 +121,24 @@ def _order(name: str) -> tuple[str, int]:
     return folder, int(digits.group()) if digits else 0
 
 
-def _part_of(split: str, names: Sequence[str]) -> list[str]:
+def _part_of(split: str, names: Sequence[str], place: Path) -> list[str]:
     """Split what is handed out as training: every fifth plant of a folder is for validation."""
     folders: dict[str, list[str]] = {}
     for name in names:
         folders.setdefault(name.rpartition("/")[0], []).append(name)
     is_val = split == "val"
-    return [
+    chosen = [
         name
         for plants in folders.values()
         for number, name in enumerate(plants, start=1)
         if (number % _EVERY == 0) == is_val
     ]
+    if not chosen:
+        raise ImageError(
+            f"{place}: of {len(names)} plants none is for {split}: expected 5 or more in a "
+            "folder, of which every fifth is for validation; or split them into train and val"
+        )
+    return chosen
 
 
 def _open(name: str, path: Path, n_axes: int | None) -> Source:

@@ -209,14 +209,12 @@ def _is_there(root: Path, split: str, layout: str) -> bool:
     match layout:
         case "cityscapes":
             return (root / "leftImg8bit" / split).is_dir()
-        case "cvppp" | "cvppp_hdf5":
-            return split != "test" and (layout == "cvppp_hdf5" or _has_plants(root, split))
+        case "cvppp":
+            is_by_hand = any((root / name).is_dir() for name in ("train", "val"))
+            return (root / split).is_dir() or (split != "test" and not is_by_hand)
+        case "cvppp_hdf5":
+            return split != "test"
     return (root / split).is_dir()
-
-
-def _has_plants(root: Path, split: str) -> bool:
-    is_by_hand = any((root / name).is_dir() for name in ("train", "val"))
-    return (root / split).is_dir() or not is_by_hand
 
 
 def _describe(split: Split, n_axes: int) -> dict[str, str]:

@@ -210,8 +210,8 @@ class _Run:
             "val_images": len(validation),
         }
         _write_text(self.folder / "environment.json", json.dumps(facts, indent=1))
-        write_png(self.folder / "augmented.png", show_crops(samples, self.spec), overwrite=True)
         self.save("last.pt")
+        write_png(self.folder / "augmented.png", show_crops(samples, self.spec), overwrite=True)
 
     def take_step(self, batch: Batch) -> LossTerms:
         """Move f by the gradient of one batch, then g after it."""

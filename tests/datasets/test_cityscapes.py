@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from spoco_zoo.datasets import find_pairs, recognize
+from spoco_zoo.datasets.inspection import inspect_folder
 from spoco_zoo.errors import ImageError
 from spoco_zoo.spec import DataSettings
 
@@ -67,3 +68,10 @@ def test_an_image_without_ground_truth_is_refused(streets):
         find(streets)
     image = streets / "leftImg8bit/train/ulm/ulm_000001_000019_leftImg8bit.png"
     assert str(error.value) == f"{image}: has no ground truth: expected {truth}"
+
+
+def test_all_splits_are_inspected(streets):
+    shown = inspect_folder(streets, None)
+    assert shown.layout == "cityscapes"
+    assert [(s.name, len(s.images)) for s in shown.splits] == [("train", 2)]
+    assert dict(shown.rows())["label 0 (-1)"] == "77.8% (5.6%)"

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from spoco_zoo.datasets import find_pairs, recognize
+from spoco_zoo.datasets.inspection import inspect_folder
 from spoco_zoo.errors import ImageError
 from spoco_zoo.spec import DataSettings
 
@@ -84,6 +85,26 @@ def test_what_is_handed_out_is_split_by_every_fifth_plant_of_a_folder(tmp_path, 
     assert not train & val
 
 
+def test_too_few_plants_to_split_are_refused(tmp_path, write_plant):
+    for number in range(1, 5):
+        write_plant(tmp_path / "training/A1", f"plant{number}")
+    with pytest.raises(ImageError) as error:
+        find(tmp_path, "val")
+    assert str(error.value) == (
+        f"{tmp_path / 'training'}: of 4 plants none is for val: expected 5 or more in a "
+        "folder, of which every fifth is for validation; or split them into train and val"
+    )
+
+
+def test_all_splits_of_the_challenge_are_inspected(tmp_path, write_plant):
+    for number in range(1, 6):
+        write_plant(tmp_path / "training/A1", f"plant{number}")
+        write_plant(tmp_path / "mine" / ("test" if number > 3 else "val"), f"plant{number}")
+    ours, mine = (inspect_folder(root, None) for root in (tmp_path, tmp_path / "mine"))
+    assert [(s.name, len(s.images)) for s in ours.splits] == [("train", 4), ("val", 1)]
+    assert [(s.name, len(s.images)) for s in mine.splits] == [("val", 3), ("test", 2)]
+
+
 def test_foreground_without_leaves_is_background_and_unlabeled_leaves(tmp_path, write_plant):
     write_plant(tmp_path / "training/A1", "plant001")
     write_plant(tmp_path / "testing/A1", "plant003", label=None, fg=LEAVES > 0)
@@ -138,6 +159,8 @@ def test_the_hdf5_form(tmp_path, write_hdf5):
     write_hdf5(tmp_path / "CVPPP2017_training_truth.h5", **truth)
     write_hdf5(tmp_path / "CVPPP2017_testing_images.h5", A5__plant007__rgb=rgb)
     assert recognize(tmp_path, "train") == "cvppp_hdf5"
+    shown = inspect_folder(tmp_path, None)
+    assert [(s.name, len(s.images)) for s in shown.splits] == [("train", 6), ("val", 1)]
     (val,) = find(tmp_path, "val")
     assert val.name == "A1/plant005"
     pixels, labels = val.read()
