@@ -251,7 +251,7 @@ def _fit_square(
     )
     height, width = labels.shape
     rows = rows.astype(int).clip(0, height - 1)
-    return labels[rows][:, columns.astype(int).clip(0, width - 1)]
+    return np.asarray(labels[rows][:, columns.astype(int).clip(0, width - 1)])
 
 
 def _shorten(text: str, fits: Callable[[str], bool]) -> str:

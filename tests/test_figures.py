@@ -85,8 +85,8 @@ def test_overlay_outlines_each_instance_inside_in_its_full_color(two_that_touch)
     picture = overlay(image, labels)
     colors = label_colors(2)
     for label, left, right in ((1, 2, 6), (2, 7, 11)):
-        for outline in (picture[2, left : right + 1], picture[2:10, left], picture[2:10, right]):
-            assert (outline == colors[label]).all()
+        for edge in (picture[2, left : right + 1], picture[2:10, left], picture[2:10, right]):
+            assert (edge == colors[label]).all()
         inside = picture[3:9, left + 1 : right]
         assert (inside != colors[label]).any(-1).all()
         grey = overlay(image, np.zeros_like(labels))[3:9, left + 1 : right]
