@@ -19,6 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from spoco_zoo.errors import ImageError, MissingExtraError, SettingError
 from spoco_zoo.files import refuse_existing, write_bytes
+from spoco_zoo.labels import UNLABELED
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -143,7 +144,7 @@ def outline(
     shown = _fit_square(_middle_slice(labels, labels.ndim), side)
     way = Image.Resampling.BOX if side < max(labels.shape[-2:]) else Image.Resampling.NEAREST
     pixels = np.array(Image.fromarray(grey).resize(shown.shape[::-1], way))
-    pixels[shown < 0] //= 2
+    pixels[shown == UNLABELED] //= 2
     is_drawn = _is_outline(shown) & (shown > 0)
     pixels[is_drawn] = _colors_of(shown[is_drawn].astype(np.int64))
     return pixels
@@ -159,7 +160,7 @@ def label_picture(
     """
     shown = _fit_square(_middle_slice(labels, labels.ndim), side).astype(np.int64)
     colors = _colors_of(np.maximum(shown, 0).ravel()).reshape(*shown.shape, 3)
-    return np.asarray(np.where((shown < 0)[..., None], np.uint8(_UNLABELED_GREY), colors))
+    return np.asarray(np.where((shown == UNLABELED)[..., None], np.uint8(_UNLABELED_GREY), colors))
 
 
 def contact_sheet(

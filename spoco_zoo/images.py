@@ -19,6 +19,7 @@ from spoco_zoo.errors import ImageError
 from spoco_zoo.files import write_whole
 
 SUFFIXES = (".tif", ".tiff", ".png", ".npy")
+OUTLINE_SUFFIXES = (".roi", ".zip", ".geojson", ".json")  # which `annotations` reads
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,6 +211,10 @@ def find_images(inputs: Iterable[Path | str]) -> list[Path]:
 def pair_files(left: Path, right: Path) -> list[tuple[Path, Path]]:
     """Pair two files, or the files of two folders that have the same name before the suffix.
 
+    Args:
+        left: An image, or a folder of images.
+        right: The same, or what holds outlines of Fiji or QuPath.
+
     Raises:
         ImageError: A file of either folder has no partner, or a rival of the same name.
     """
@@ -223,7 +228,7 @@ def pair_files(left: Path, right: Path) -> list[tuple[Path, Path]]:
         raise ImageError(
             f"{left} and {right}: one is a folder and one is a file: give two of a kind"
         )
-    return pair_by_stem(left, right, find_images([left]), find_images([right]))
+    return pair_by_stem(left, right, find_images([left]), find_labels(right))
 
 
 def pair_by_stem(
@@ -247,19 +252,37 @@ def pair_by_stem(
 
 
 def stem_of(path: Path) -> str:
-    """Name of a file without its suffix, `.ome.tif` counting as one."""
-    return re.sub(r"(\.ome)?\.[^.]+$", "", path.name, flags=re.IGNORECASE)
+    """Name of a file without its suffix, `.ome.tif` counting as one.
+
+    Outlines may be called after the image file (`a.tif.geojson`), as QuPath does.
+    """
+    name = path.name
+    if name.lower().endswith(OUTLINE_SUFFIXES):
+        name = path.stem
+        if not name.lower().endswith(SUFFIXES):
+            return name
+    return re.sub(r"(\.ome)?\.[^.]+$", "", name, flags=re.IGNORECASE)
 
 
-def is_image(path: Path) -> bool:
+def is_image(path: Path, suffixes: Sequence[str] = SUFFIXES) -> bool:
     """Whether a path is a file that can be read, by its name."""
     is_visible = not path.name.startswith(".")
-    return is_visible and path.suffix.lower() in SUFFIXES and path.is_file()
+    return is_visible and path.suffix.lower() in suffixes and path.is_file()
 
 
-def _by_stem(folder: Path, paths: Iterable[Path]) -> dict[str, Path]:
+def find_labels(folder: Path) -> list[Path]:
+    """List label images and outlines of a folder, sorted.
+
+    Raises:
+        ImageError: It holds neither.
+    """
+    known = (*SUFFIXES, *OUTLINE_SUFFIXES)
+    return sorted(p for p in folder.iterdir() if is_image(p, known)) or find_images([folder])
+
+
+def _by_stem(folder: Path, files: Iterable[Path]) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for path in paths:
+    for path in files:
         rival = found.setdefault(stem_of(path), path)
         if rival != path:
             raise ImageError(

@@ -491,3 +491,38 @@ def quick_judge(monkeypatch):
     monkeypatch.setattr(core, "test_description", judge)
     monkeypatch.setattr(export, "prove", lambda candidate, *_: Proof(candidate.name))
     return asked
+
+
+def _trace(mask):
+    """Walk along the sides of the pixels of a mask; the corners of each closed way.
+
+    The mask lies to the right of the way, so a way around a hole runs the other way round.
+    """
+    padded = np.pad(mask, 1)
+    following = {}
+    for row, column in np.argwhere(padded):
+        sides = [
+            (-1, 0, (column, row), (column + 1, row)),
+            (0, 1, (column + 1, row), (column + 1, row + 1)),
+            (1, 0, (column + 1, row + 1), (column, row + 1)),
+            (0, -1, (column, row + 1), (column, row)),
+        ]
+        for down, right, start, end in sides:
+            if not padded[row + down, column + right]:
+                following.setdefault(start, []).append(end)
+    rings = []
+    while following:
+        ring = [next(iter(following))]
+        while ring[-1] in following:
+            ends = following[ring[-1]]
+            ring.append(ends.pop())
+            if not ends:
+                del following[ring[-2]]
+        rings.append(np.array(ring[:-1], float) - 1)
+    return rings
+
+
+@pytest.fixture(scope="session")
+def trace():
+    """The sides of the pixels of a mask as closed ways."""
+    return _trace

@@ -1,16 +1,28 @@
 """DIR/{train,val}/{images,labels}: one file of labels for each image, of equal names.
 
-Either may be TIFF, PNG, NPY or OME-Zarr; an OME-Zarr image may bring its labels itself.
+Either may be TIFF, PNG, NPY or OME-Zarr; an OME-Zarr image may bring its labels itself, and
+labels may be outlines of Fiji or QuPath.
 """
 
+from functools import partial
 from pathlib import Path
 
+import numpy as np
+
+from spoco_zoo.annotations import read_annotations
 from spoco_zoo.datasets import ome_zarr
 from spoco_zoo.datasets.layouts import join
 from spoco_zoo.datasets.parts import Scale, image_part, label_part
 from spoco_zoo.datasets.source import Part, Source
 from spoco_zoo.errors import ImageError
-from spoco_zoo.images import find_images, is_image, pair_by_stem, stem_of
+from spoco_zoo.images import (
+    OUTLINE_SUFFIXES,
+    SUFFIXES,
+    find_images,
+    is_image,
+    pair_by_stem,
+    stem_of,
+)
 
 
 def find(folder: Path, n_axes: int | None) -> list[Source]:
@@ -27,17 +39,23 @@ def find(folder: Path, n_axes: int | None) -> list[Source]:
         pairs = [(path, ome_zarr.find_labels(path)) for path in found]
     else:
         _expect_folder(labels)
-        pairs = pair_by_stem(images, labels, found, _list(labels))
+        pairs = pair_by_stem(images, labels, found, _list(labels, (*SUFFIXES, *OUTLINE_SUFFIXES)))
     return [_open(image, label, n_axes) for image, label in pairs]
 
 
 def _open(image_path: Path, label_path: Path, n_axes: int | None) -> Source:
-    labels, other_scale = _look(label_path)
-    n_expected = n_axes or len(labels.shape)
+    is_painted = label_path.suffix.lower() in OUTLINE_SUFFIXES
+    labels, other_scale = (None, None) if is_painted else _look(label_path)
+    n_expected = n_axes or (None if labels is None else len(labels.shape))
     if _is_zarr(image_path):
         image, scale_um = ome_zarr.image_part(image_path, n_expected)
     else:
         image, scale_um = image_part(image_path, n_expected)
+    if labels is None:
+        # an outline belongs to one slice: what is painted has the shape of the image
+        load = partial(read_annotations, label_path, image.shape[1:])
+        kind = np.dtype(np.int32)
+        labels = Part(str(label_path), image.shape[1:], kind, load, is_painted=True)
     return join(stem_of(image_path), image, labels, scale_um or other_scale, n_axes)
 
 
@@ -56,8 +74,8 @@ def _expect_folder(folder: Path) -> None:
         )
 
 
-def _list(folder: Path) -> list[Path]:
-    found = sorted(path for path in folder.iterdir() if is_image(path) or _is_zarr(path))
+def _list(folder: Path, suffixes: tuple[str, ...] = SUFFIXES) -> list[Path]:
+    found = sorted(path for path in folder.iterdir() if is_image(path, suffixes) or _is_zarr(path))
     return found or find_images([folder])  # which says what is expected
 
 

@@ -7,7 +7,7 @@ advice is a starting point from the sizes of the instances and of a pixel, not a
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from jaxtyping import Float, Int, Integer
 from spoco_zoo.datasets import Source, find_pairs, recognize
 from spoco_zoo.datasets.advice import suggest_crop, suggest_pooling
 from spoco_zoo.errors import ImageError
+from spoco_zoo.labels import UNLABELED
 from spoco_zoo.spec import Spec
 
 _SPLITS = ("train", "val", "test")
@@ -130,6 +131,8 @@ def inspect_folder(
         MissingExtraError: h5py or zarr is needed and not installed.
     """
     words = spec or Spec()
+    is_unknown = words.data.label_zero == "unlabeled"
+    background_label = words.data.background_label if is_unknown else None
     n_axes = None if spec is None else spec.net.dimensions
     found: list[Split] = []
     layout = words.data.layout or recognize(root, "train")
@@ -139,7 +142,7 @@ def inspect_folder(
         images = []
         for source in find_pairs(root, name, words.data, n_axes):
             on_image(f"{name}: {source.name}")
-            images.append(measure(source))
+            images.append(measure(replace(source, background_label=background_label)))
         found.append(Split(name, tuple(images)))
     if not found:
         find_pairs(root, "train", words.data, n_axes)  # which says what is missing
@@ -161,7 +164,7 @@ def measure(source: Source) -> Measured:
         for label, size, place in zip(ids.tolist(), sizes.tolist(), places, strict=True):
             if label <= 0:
                 zero += size * (label == 0)
-                unknown += size * (label < 0)
+                unknown += size * (label == UNLABELED)
                 continue
             counts[label] += size
             low = [part.start + whole.start for part, whole in zip(place, slab, strict=True)]

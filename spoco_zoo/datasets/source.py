@@ -18,7 +18,7 @@ from jaxtyping import Integer
 
 from spoco_zoo.errors import ImageError
 from spoco_zoo.images import check_finite, check_labels
-from spoco_zoo.labels import UNLABELED
+from spoco_zoo.labels import KNOWN_BACKGROUND, UNLABELED
 
 Box = tuple[slice, ...]
 
@@ -35,6 +35,7 @@ class Part:
     load: Callable[[], np.ndarray] | None = None  # all of it, where that has a way of its own
     open: Callable[[], Any] | None = None  # the array in the file, with axes as they are stored
     order: tuple[int | None, ...] = ()  # the stored axis of each axis; None where there is none
+    is_painted: bool = False  # labels in states already, out of outlines
 
     @property
     def is_mapped(self) -> bool:
@@ -72,6 +73,7 @@ class Source:
     image: Part
     labels: Part
     scale_um: tuple[float, ...] | None = None
+    background_label: int | None = None  # this number is known background, but in outlines
 
     @property
     def channels(self) -> int:
@@ -91,7 +93,8 @@ class Source:
     def read(self, box: Box | None = None) -> tuple[np.ndarray, Integer[np.ndarray, "*space"]]:
         """Read pixels `(c, *space)` and labels `*space` of a box, or of the whole image.
 
-        Labels are -1 where it is not known whether there is an instance, else as in the file.
+        Labels are UNLABELED where nobody knows, KNOWN_BACKGROUND where that was painted, else
+        as in the file.
 
         Raises:
             ImageError: Pixels are not finite numbers, or labels are no ids.
@@ -99,14 +102,22 @@ class Source:
         if box is None:
             return (
                 _check_pixels(self.image.read_all(), self.image.where),
-                _check_ids(self.labels.read_all(), self.labels.where),
+                self._check_labels(self.labels.read_all()),
             )
         pixels = self.image.read((slice(None), *box))
         return _check_pixels(pixels, self.image.where), self.read_labels(box)
 
     def read_labels(self, box: Box) -> Integer[np.ndarray, "*space"]:
         """Read the labels of a box alone."""
-        return _check_ids(self.labels.read(box), self.labels.where)
+        return self._check_labels(self.labels.read(box))
+
+    def _check_labels(self, labels: np.ndarray) -> Integer[np.ndarray, "*space"]:
+        if self.labels.is_painted:
+            return labels
+        labels = _check_ids(labels, self.labels.where)
+        if self.background_label is None:
+            return labels
+        return np.where(labels == self.background_label, KNOWN_BACKGROUND, labels.astype(np.int64))
 
     def slabs(self) -> Iterator[Box]:
         """Cut the image along its first axis into boxes that are small in memory."""

@@ -1,8 +1,6 @@
 """Batches for training: crops with sparse labels, two views of each.
 
-A split is read once, and again crop by crop where it does not fit into memory, which changes no
-crop. Each image is normalised as a whole and its labels brought to the three states of the loss,
-so that no crop can turn an instance into background. What a batch holds depends on the seed and
+What a batch holds depends on the seed and
 the number of the step alone: a resumed run sees what an uninterrupted one sees, whatever the
 count of workers.
 
@@ -14,130 +12,40 @@ Augmentation itself is batchgeneratorsv2's.
 """
 
 import math
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Integer
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from spoco_zoo.datasets import Box, Source, find_pairs
-from spoco_zoo.errors import ImageError
 from spoco_zoo.labels import BACKGROUND, UNLABELED
-from spoco_zoo.normalization import (
-    Affine,
-    ZeroMeanUnitVariance,
-    fit_affine,
-    fit_affine_in_slabs,
+from spoco_zoo.spec import AugmentationSettings, ScheduleSettings, Spec
+from spoco_zoo.training.reading import (
+    AnySample,
+    Places,
+    Sample,
+    StreamedSample,
+    choose_instances,
+    choose_over_split,
+    read_samples,
+    to_states,
 )
-from spoco_zoo.spec import AugmentationSettings, DataSettings, LabelZero, ScheduleSettings, Spec
 
-_MEMORY_BYTES = 4 << 30  # of a split, normalised and with its labels, to hold in memory
-_WHOLE_BYTES = 1 << 30  # of one image, to find its statistics at once
-
-
-@dataclass(frozen=True, eq=False)
-class Sample:
-    """One image, normalised, with its labels in three states."""
-
-    name: str
-    image: Float[np.ndarray, "c *space"]
-    labels: Int[np.ndarray, "*space"]
-    kept: tuple[int, ...]  # ids of the instances that stay, as in the file
-
-    @property
-    def channels(self) -> int:
-        """How many channels the image has."""
-        return len(self.image)
-
-    @property
-    def space(self) -> tuple[int, ...]:
-        """Size in pixels, without the channels."""
-        return self.labels.shape
-
-    def read(self, box: Box) -> tuple[np.ndarray, np.ndarray]:
-        """Cut a box out of image and labels."""
-        return self.image[(slice(None), *box)], self.labels[box]
-
-    def places(self) -> np.ndarray:
-        """List the pixels of instances, as positions in the flat image."""
-        return np.flatnonzero(self.labels > BACKGROUND)
-
-
-@dataclass(frozen=True, eq=False)
-class StreamedSample:
-    """The same, of an image that stays in its file; its numbers are those of the whole image."""
-
-    source: Source
-    affine: Affine
-    kept: tuple[int, ...]
-    label_zero: LabelZero
-
-    @property
-    def name(self) -> str:
-        """Name of the image."""
-        return self.source.name
-
-    @property
-    def channels(self) -> int:
-        """How many channels the image has."""
-        return self.source.channels
-
-    @property
-    def space(self) -> tuple[int, ...]:
-        """Size in pixels, without the channels."""
-        return self.source.space
-
-    @property
-    def image(self) -> Float[np.ndarray, "c *space"]:
-        """The whole image, normalised; read anew each time."""
-        return self.affine.apply(self.source.read()[0])
-
-    @property
-    def labels(self) -> Int[np.ndarray, "*space"]:
-        """All its labels, in three states; read anew each time."""
-        return to_states(self.source.read()[1], self.kept, self.label_zero)
-
-    def read(self, box: Box) -> tuple[np.ndarray, np.ndarray]:
-        """Read a box of image and labels from the file."""
-        pixels, labels = self.source.read(box)
-        return self.affine.apply(pixels), to_states(labels, self.kept, self.label_zero)
-
-    def places(self) -> "_Places":
-        """List the pixels of instances, as positions in the flat image."""
-        return _Places(self.source, self.kept)
-
-
-class _Places:
-    """Positions of the pixels of instances, counted in slabs and looked up when asked for."""
-
-    def __init__(self, source: Source, kept: Sequence[int]) -> None:
-        self.source, self.kept = source, np.array(kept, dtype=np.int64)
-        self.boxes = list(source.slabs())
-        self.ends = np.cumsum([len(self._find(box)) for box in self.boxes])
-
-    def __len__(self) -> int:
-        return int(self.ends[-1])
-
-    def __getitem__(self, number: int | np.integer) -> int:
-        slab = int(np.searchsorted(self.ends, number, side="right"))
-        before = int(self.ends[slab - 1]) if slab else 0
-        box = self.boxes[slab]
-        # slabs are cut along the first axis, so that flat positions rise through them
-        start: int = box[0].start * math.prod(self.source.space[1:])
-        return start + int(self._find(box)[int(number) - before])
-
-    def _find(self, box: Box) -> np.ndarray:
-        return np.flatnonzero(np.isin(self.source.read_labels(box), self.kept))
-
-
-AnySample = Sample | StreamedSample
+__all__ = [
+    "AnySample",
+    "Batch",
+    "Sample",
+    "SparseSamples",
+    "StreamedSample",
+    "choose_instances",
+    "choose_over_split",
+    "read_samples",
+    "to_states",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,92 +61,6 @@ class Batch:
         return Batch(self.view_f.pin_memory(), self.view_g.pin_memory(), self.labels.pin_memory())
 
 
-def choose_instances(
-    labels: Integer[np.ndarray, "*space"], ratio: float, seed: int, name: str
-) -> tuple[int, ...]:
-    """Pick the instances of one image that stay labelled.
-
-    The ids are shuffled by the seed and the image's name and the first are kept, so a larger
-    ratio contains a smaller one. Half counts round up, and an image with instances keeps one.
-    """
-    ids = np.unique(labels[labels > 0])
-    random = np.random.default_rng([seed, zlib.crc32(name.encode())])
-    shuffled = random.permutation(ids)
-    count = max(math.floor(ratio * len(ids) + 0.5), 1) if len(ids) else 0
-    return tuple(sorted(int(i) for i in shuffled[:count]))
-
-
-def to_states(
-    labels: Integer[np.ndarray, "*space"], kept: Sequence[int], label_zero: LabelZero
-) -> Int[np.ndarray, "*space"]:
-    """Bring labels of a file to the states of the loss: what is not kept is UNLABELED."""
-    zero = BACKGROUND if label_zero == "background" else UNLABELED
-    ids = np.unique(labels)
-    # ids may be large and sparse: number the kept ones 1..n
-    numbers = {i: n for n, i in enumerate(sorted(kept), start=1)} | {0: zero}
-    states = np.array([numbers.get(int(i), UNLABELED) for i in ids], dtype=np.int64)
-    return states[np.searchsorted(ids, labels)]
-
-
-def read_samples(folder: Path, data: DataSettings, n_axes: int, *, thin: bool) -> list[AnySample]:
-    """Read a split, in any layout of `datasets`; what does not fit into memory stays in its files.
-
-    Args:
-        folder: A split, such as DIR/train.
-        data: What the files mean.
-        n_axes: Space axes of the network.
-        thin: Keep only `instance_ratio` of the instances; validation keeps them all.
-
-    Raises:
-        ImageError: Files are missing, unreadable, without partner or of different shape.
-        MissingExtraError: h5py or zarr is needed and not installed.
-    """
-    sources = find_pairs(folder.parent, folder.name, data, n_axes)
-    held = sum(math.prod(source.space) * (4 * source.channels + 8) for source in sources)
-    read = _stream if held > _MEMORY_BYTES else _hold
-    samples = [read(source, data, thin=thin) for source in sources]
-    if thin and not any(sample.kept for sample in samples):
-        place = folder / "labels" if (folder / "labels").is_dir() else folder
-        raise ImageError(f"{place}: no instance is labelled: label some and try again")
-    return samples
-
-
-def _hold(source: Source, data: DataSettings, *, thin: bool) -> Sample:
-    """Read an image into memory."""
-    pixels, labels = source.read()
-    kept = _choose(labels, source.name, data, thin=thin)
-    affine = fit_affine(pixels, data.normalization)
-    states = to_states(labels, kept, _meaning_of_zero(data, thin=thin))
-    return Sample(source.name, affine.apply(pixels), states, kept)
-
-
-def _stream(source: Source, data: DataSettings, *, thin: bool) -> StreamedSample:
-    """Go through an image once for its statistics and ids, and leave it where it is."""
-    ids: set[int] = set()
-    for box in source.slabs():
-        ids.update(np.unique(source.read_labels(box)).tolist())
-    present = np.array(sorted(ids), dtype=np.int64)
-    kept = _choose(present, source.name, data, thin=thin)
-    is_large = math.prod(source.image.shape) * source.image.dtype.itemsize > _WHOLE_BYTES
-    if is_large and isinstance(data.normalization, ZeroMeanUnitVariance):
-        affine = fit_affine_in_slabs(
-            lambda: (source.read(box)[0] for box in source.slabs()), data.normalization
-        )
-    else:
-        affine = fit_affine(source.read()[0], data.normalization)
-    return StreamedSample(source, affine, kept, _meaning_of_zero(data, thin=thin))
-
-
-def _choose(
-    labels: Integer[np.ndarray, "*space"], name: str, data: DataSettings, *, thin: bool
-) -> tuple[int, ...]:
-    return choose_instances(labels, data.instance_ratio if thin else 1.0, data.instance_seed, name)
-
-
-def _meaning_of_zero(data: DataSettings, *, thin: bool) -> LabelZero:
-    return data.label_zero if thin else data.validation_label_zero or data.label_zero
-
-
 class SparseSamples(Dataset[Batch]):
     """All batches of a training run, by the number of the step."""
 
@@ -251,7 +73,7 @@ class SparseSamples(Dataset[Batch]):
         area = np.array([math.prod(sample.space) for sample in samples], dtype=float)
         crops = np.maximum(area / math.prod(spec.schedule.crop), 1.0)
         self.chances = np.sqrt(crops) / np.sqrt(crops).sum()
-        self.places: list[np.ndarray | _Places] = [sample.places() for sample in samples]
+        self.places: list[np.ndarray | Places] = [sample.places() for sample in samples]
 
     def __len__(self) -> int:
         return self.schedule.steps

@@ -1,6 +1,8 @@
 """Pairs of files: what is told from their heads is what reading them gives, box by box."""
 
+import json
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import pytest
 from spoco_zoo.datasets import find_pairs
 from spoco_zoo.errors import ImageError
 from spoco_zoo.images import read_image, read_labels
+from spoco_zoo.labels import KNOWN_BACKGROUND
 from spoco_zoo.spec import DataSettings
 
 VOLUME = {"axes": "ZYX", "PhysicalSizeZ": 0.3, "PhysicalSizeY": 0.1, "PhysicalSizeX": 0.1}
@@ -255,3 +258,41 @@ def test_a_layout_can_be_forced(tmp_path, write_tiff):
     assert str(error.value) == (
         f"{tmp_path / 'train'}: no HDF5 file found: expected files ending in .h5, .hdf5, .hdf, .hd5"
     )
+
+
+def write_outlines(path):
+    square = [[10, 5], [20, 5], [20, 15], [10, 15], [10, 5]]
+    corner = [[0, 0], [3, 0], [3, 3], [0, 3], [0, 0]]
+    features = [
+        {
+            "type": "Feature",
+            "geometry": {"type": "Polygon", "coordinates": [ring]},
+            "properties": {"classification": {"name": name}} if name else {},
+        }
+        for ring, name in ((square, None), (corner, "Background"))
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+
+
+def test_outlines_are_labels_too(tmp_path, write_tiff, random):
+    write_tiff(tmp_path / "train/images/a.tif", random.integers(0, 9, (20, 30)).astype(np.uint8))
+    write_outlines(tmp_path / "train/labels/a.geojson")
+    for n_axes in (2, None):
+        (source,) = find(tmp_path, n_axes)
+        labels = source.read()[1]
+        assert (labels[5:15, 10:20] == 1).all()
+        assert np.unique(labels).tolist() == [KNOWN_BACKGROUND, 0, 1]
+        assert_boxes_are_cuts(source, random)
+    # a number for background is one of label images, and outlines have no numbers
+    marked = replace(source, background_label=1)
+    assert (marked.read()[1] == labels).all()
+
+
+def test_a_number_of_label_images_may_be_known_background(tmp_path, write_tiff, random):
+    ids = random.integers(0, 4, (20, 30)).astype(np.uint8)
+    for part in ("images", "labels"):
+        write_tiff(tmp_path / f"train/{part}/a.tif", ids)
+    source = replace(find(tmp_path, 2)[0], background_label=3)
+    assert (source.read()[1] == np.where(ids == 3, KNOWN_BACKGROUND, ids.astype(int))).all()
+    assert_boxes_are_cuts(source, random)

@@ -14,7 +14,7 @@ import tifffile
 from spoco_zoo.errors import ImageError
 from spoco_zoo.labels import UNLABELED
 from spoco_zoo.spec import parse_spec
-from spoco_zoo.training import samples as room
+from spoco_zoo.training import reading as room
 from spoco_zoo.training.samples import SparseSamples, StreamedSample, read_samples
 from spoco_zoo.training.sheet import show_crops
 
@@ -34,6 +34,7 @@ def make_spec(crop, data=None, normalization="zero_mean_unit_variance"):
 def make_labels(shape, random):
     blocks = tuple(-(-n // 8) for n in shape)
     ids = random.permutation(np.prod(blocks) * 3)[: np.prod(blocks)].reshape(blocks)
+    ids.flat[-1] = 5
     whole = np.kron(ids, np.ones((8,) * len(shape), int))
     return whole[tuple(slice(0, n) for n in shape)].astype(np.uint32)
 
@@ -81,7 +82,10 @@ def write_zarr(path, values):
 )
 def test_streamed_crops_are_those_of_memory(folder, monkeypatch, crop, zero, normalization):
     """To the last bit; crops larger than the image are mirrored in both."""
-    spec = make_spec(crop, {"label_zero": zero, "instance_ratio": 0.4}, normalization)
+    data = {"label_zero": zero, "instance_ratio": 0.4}
+    if zero == "unlabeled":
+        data |= {"background_label": 5, "instance_ratio_of": "split"}
+    spec = make_spec(crop, data, normalization)
     held = read_samples(folder, spec.data, 3, thin=True)
     monkeypatch.setattr(room, "_MEMORY_BYTES", 0)
     monkeypatch.setattr("spoco_zoo.datasets.source._SLAB", 3 * 40 * 30)
@@ -160,3 +164,18 @@ def test_the_sheet_shows_the_first_crops_and_their_labels(crop):
     assert (show_crops(samples, spec) == sheet).all()
     few = spec.model_copy(update={"schedule": spec.schedule.model_copy(update={"steps": 1})})
     assert len(show_crops(samples, few)) == height + 20 + 20 + 20
+
+
+@pytest.mark.parametrize("memory", [0, 1 << 30])
+def test_background_that_is_nowhere_is_refused_when_streamed_too(tmp_path, monkeypatch, memory):
+    for part in ("images", "labels"):
+        (tmp_path / "train" / part).mkdir(parents=True)
+        np.save(tmp_path / "train" / part / "a.npy", np.eye(20, dtype=int))
+    monkeypatch.setattr(room, "_MEMORY_BYTES", memory)
+    words = {"label_zero": "unlabeled", "background_label": 9}
+    with pytest.raises(ImageError) as error:
+        read_samples(tmp_path / "train", make_spec((16, 16), words).data, 2, thin=True)
+    assert str(error.value) == (
+        f"{tmp_path / 'train/labels'}: no pixel is known background, while data.background_label "
+        "is 9: paint some background with it, or leave the setting out"
+    )
