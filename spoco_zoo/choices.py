@@ -24,9 +24,10 @@ from spoco_zoo.labels import BACKGROUND, KNOWN_BACKGROUND, UNLABELED
 from spoco_zoo.package import Package, load_package
 from spoco_zoo.prediction import Settings, embedding_of, predict
 from spoco_zoo.recipe import Consistency, Hdbscan, Recipe
+from spoco_zoo.refusals import explain
 from spoco_zoo.segmentation import embed
 from spoco_zoo.session import EmbeddingSession, NetworkSession
-from spoco_zoo.spec import Spec, explain, parse_spec
+from spoco_zoo.spec import Spec, parse_spec
 
 
 @dataclass(frozen=True)

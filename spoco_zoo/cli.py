@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from spoco_zoo import cli_checks, cli_labels, cli_runs
+from spoco_zoo import cli_checks, cli_data, cli_labels, cli_runs
 from spoco_zoo.errors import ImageError, OutputError, PackageError, SettingError, SpocoZooError
 from spoco_zoo.terminal import Interrupt, complain, console, progress_bar
 
@@ -47,6 +47,7 @@ app.command()(cli_checks.engines)
 app.command()(cli_runs.report)
 app.command()(cli_labels.budget)
 app.command()(cli_labels.suggest)
+app.command()(cli_data.inspect)
 
 
 def main() -> None:
@@ -72,7 +73,7 @@ def _version(
 
 @app.command()
 def train(
-    data: Annotated[Path, typer.Argument(help="Folder with {train,val}/{images,labels}.")],
+    data: Annotated[Path, typer.Argument(help="Folder of labelled images; see `inspect`.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Run folder to write.")],
     spec: Annotated[Path | None, typer.Option(help="Recipe in YAML; defaults otherwise.")] = None,
     label_zero: Annotated[

@@ -1,4 +1,4 @@
-"""Pictures for people: labels and mistakes on an image, embeddings as colours, a training's course.
+"""Pictures for people: labels and mistakes on an image, embeddings as colours, sheets, courses.
 
 Pictures are arrays `(y, x, 3)` of uint8 until `write_png` makes a file of one. A volume is shown
 by its middle slice. Colours depend on the id alone, so an instance has the same colour in every
@@ -8,17 +8,18 @@ Not here: label images for other programs (`images`).
 """
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Bool, Float, Integer, Shaped, UInt8
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from spoco_zoo.errors import ImageError, MissingExtraError, SettingError
 from spoco_zoo.files import refuse_existing, write_bytes
+from spoco_zoo.labels import UNLABELED
 from spoco_zoo.mistakes import Kind, Verdicts
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ KIND_COLORS: dict[Kind, tuple[int, int, int]] = {  # told apart without red and 
     "false": (255, 96, 44),
 }
 _LEVELS = ((0.8, 1.0), (1.0, 0.75), (0.45, 1.0), (0.65, 0.85))  # saturation and value, in turn
+_UNLABELED_GREY = 96
+_LINE = 20  # pixels of a line of text
 _FLAT = 1e-6  # variance, as a part of the largest, from which on a component is rounding error
 
 
@@ -218,6 +221,71 @@ def middle_slice(channels: Shaped[np.ndarray, "..."], axes: int) -> Shaped[np.nd
     return channels if axes == 2 else channels[..., channels.shape[-3] // 2, :, :]
 
 
+def outline(
+    image: Shaped[np.ndarray, "c *space"], labels: Integer[np.ndarray, "..."], side: int
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Fit an image into a square of `side` pixels, its instances outlined in their colours.
+
+    Outlines are drawn after the image has its new size, so that they stay one pixel wide and
+    bright. What is unlabelled (-1) is darkened.
+
+    Raises:
+        ImageError: image and labels differ in shape, or are neither 2D nor 3D.
+    """
+    grey = overlay(image, np.zeros_like(labels))
+    shown = _fit_square(middle_slice(labels, labels.ndim), side)
+    way = Image.Resampling.BOX if side < max(labels.shape[-2:]) else Image.Resampling.NEAREST
+    pixels = np.array(Image.fromarray(grey).resize(shown.shape[::-1], way))
+    pixels[shown == UNLABELED] //= 2
+    is_drawn = _is_outline(shown) & (shown > 0)
+    pixels[is_drawn] = _colors_of(shown[is_drawn].astype(np.int64))
+    return pixels
+
+
+def label_picture(
+    labels: Integer[np.ndarray, "..."], side: int
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Show labels alone: background black, what is unlabelled (-1) grey, each id in its colour.
+
+    Raises:
+        ImageError: the labels are neither 2D nor 3D.
+    """
+    shown = _fit_square(middle_slice(labels, labels.ndim), side).astype(np.int64)
+    colors = _colors_of(np.maximum(shown, 0).ravel()).reshape(*shown.shape, 3)
+    return np.asarray(np.where((shown == UNLABELED)[..., None], np.uint8(_UNLABELED_GREY), colors))
+
+
+def contact_sheet(
+    pictures: Sequence[tuple[str, UInt8[np.ndarray, "..."]]], columns: int = 4, gap: int = 12
+) -> UInt8[np.ndarray, "y x 3"]:
+    """Lay out pictures in rows on white, each with a line of text under it.
+
+    Cells are as large as the largest picture. A text that is wider than its cell is shortened
+    in its middle, since names of files differ at their ends.
+
+    Raises:
+        ImageError: there is no picture, or one is neither (y, x) nor (y, x, 3).
+    """
+    if not pictures:
+        raise ImageError("there are no pictures to lay out: give at least one")
+    # one row of each alone checks and colours it
+    cells = [(text, side_by_side([picture])) for text, picture in pictures]
+    columns = min(columns, len(cells))
+    height = max(len(cell) for _, cell in cells) + _LINE
+    width = max(cell.shape[1] for _, cell in cells)
+    rows = -(-len(cells) // columns)
+    canvas = (columns * (width + gap) + gap, rows * (height + gap) + gap)
+    sheet = Image.new("RGB", canvas, "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=_LINE - 6)
+    for number, (text, cell) in enumerate(cells):
+        row, column = divmod(number, columns)
+        left, top = gap + column * (width + gap), gap + row * (height + gap)
+        sheet.paste(Image.fromarray(cell), (left, top))
+        short = _shorten(text, lambda line: pen.textlength(line, font=font) <= width)
+        pen.text((left, top + len(cell) + 2), short, fill=(40, 40, 40), font=font)
+    return np.asarray(sheet)
+
+
 def write_png(path: Path, pixels: UInt8[np.ndarray, "..."], *, overwrite: bool = False) -> None:
     """Write a picture, whole or not at all.
 
@@ -291,6 +359,28 @@ def training_curves(history_csv: Path, target: Path) -> None:
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
     write_bytes(target, buffer.getvalue(), overwrite=True)
+
+
+def _fit_square(
+    labels: Integer[np.ndarray, "y x"], side: int
+) -> Integer[np.ndarray, "height width"]:
+    """Enlarge or shrink labels until their longer side has so many pixels; no id is mixed."""
+    rows, columns = (
+        (np.arange(max(round(n * side / max(labels.shape)), 1)) + 0.5) * max(labels.shape) / side
+        for n in labels.shape
+    )
+    height, width = labels.shape
+    rows = rows.astype(int).clip(0, height - 1)
+    return np.asarray(labels[rows][:, columns.astype(int).clip(0, width - 1)])
+
+
+def _shorten(text: str, fits: Callable[[str], bool]) -> str:
+    """Leave out the middle of a text until it fits."""
+    short, kept = text, len(text)
+    while not fits(short) and kept > 2:
+        kept -= 1
+        short = f"{text[: kept // 2]}…{text[len(text) - (kept - kept // 2) :]}"
+    return short
 
 
 def _colors_of(ids: Integer[np.ndarray, " n"]) -> UInt8[np.ndarray, "n 3"]:

@@ -78,7 +78,18 @@ def test_without_a_command_the_help_is_shown(call):
 
 @pytest.mark.parametrize(
     "command",
-    ["train", "budget", "suggest", "export", "run", "fit", "evaluate", "validate", "engines"],
+    [
+        "train",
+        "budget",
+        "suggest",
+        "export",
+        "run",
+        "fit",
+        "evaluate",
+        "validate",
+        "engines",
+        "inspect",
+    ],
 )
 def test_every_word_of_every_command_is_explained(call, command):
     assert call(command, "--help").code == 0

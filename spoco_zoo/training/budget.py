@@ -42,7 +42,7 @@ from spoco_zoo.spec import LossSettings, Spec, change_spec, dump_spec, load_spec
 from spoco_zoo.training.budget_figure import Point, draw_budget
 from spoco_zoo.training.checkpoints import load_run
 from spoco_zoo.training.loop import TrainOptions, train
-from spoco_zoo.training.samples import Sample, SparseSamples, read_samples
+from spoco_zoo.training.samples import AnySample, SparseSamples, read_samples
 from spoco_zoo.training.schedule import pick_device
 from spoco_zoo.training.validation import embed_all
 
@@ -211,7 +211,7 @@ def cell_spec(spec: Spec, cell: Cell, prior: float | None = None) -> Spec:
     return change_spec(spec, changes)
 
 
-def estimate_prior(spec: Spec, samples: Sequence[Sample], n_objects: Sequence[int]) -> float:
+def estimate_prior(spec: Spec, samples: Sequence[AnySample], n_objects: Sequence[int]) -> float:
     """Estimate which part of the crops is foreground, from the labelled objects alone.
 
     In an image of which k of n objects are labelled, the unlabeled ones have (n - k) / k times

@@ -4,6 +4,7 @@
     ├── spec.yaml         the complete recipe, defaults written out
     ├── instances.json    which images and which of their instances were used
     ├── environment.json  versions, device, precision, parameters
+    ├── augmented.png     the first crops as the network sees them: both views, and labels
     ├── last.pt           networks, optimiser and step: where --resume goes on
     ├── best.pt           the same at the best validation score
     ├── history.csv       the terms of the loss over the steps
@@ -31,7 +32,7 @@ from torch.utils.data import DataLoader
 
 from spoco_zoo.errors import SettingError
 from spoco_zoo.examples import Validated, write_examples
-from spoco_zoo.figures import training_curves
+from spoco_zoo.figures import training_curves, write_png
 from spoco_zoo.files import write_bytes
 from spoco_zoo.metrics import mean_scores
 from spoco_zoo.spec import Spec, dump_spec, parse_spec
@@ -41,13 +42,14 @@ from spoco_zoo.training.loss import LossTerms, iterate_terms, spoco_loss
 from spoco_zoo.training.momentum import MomentumPair
 from spoco_zoo.training.net import count_parameters
 from spoco_zoo.training.pictures import SHOWN, sample_of, show_pictures
-from spoco_zoo.training.samples import Batch, Sample, SparseSamples, read_samples
+from spoco_zoo.training.samples import AnySample, Batch, SparseSamples, read_samples
 from spoco_zoo.training.schedule import (
     learning_rate,
     make_optimizer,
     pick_device,
     pick_precision,
 )
+from spoco_zoo.training.sheet import show_crops
 from spoco_zoo.training.validation import (
     Embedded,
     Fitted,
@@ -96,7 +98,7 @@ class TrainResult:
 
 
 def train(spec: Spec, data: Path, run_folder: Path, options: TrainOptions) -> TrainResult:
-    """Train a network on `data/{train,val}/{images,labels}`.
+    """Train a network on the splits train and val of a folder, in any layout of `datasets`.
 
     Raises:
         ImageError: Images or labels are missing or do not fit together.
@@ -198,7 +200,7 @@ class _Run:
             )
 
     def describe(
-        self, samples: Sequence[Sample], validation: Sequence[Sample], chosen: dict[str, Any]
+        self, samples: Sequence[AnySample], validation: Sequence[AnySample], chosen: dict[str, Any]
     ) -> None:
         """Write what this run is, before it starts."""
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -215,6 +217,7 @@ class _Run:
         }
         _write_text(self.folder / "environment.json", json.dumps(facts, indent=1))
         self.save("last.pt")
+        write_png(self.folder / "augmented.png", show_crops(samples, self.spec), overwrite=True)
 
     def take_step(self, batch: Batch) -> LossTerms:
         """Move f by the gradient of one batch, then g after it."""
@@ -271,7 +274,7 @@ class _Run:
         seconds = row.get("seconds_per_step", 0.0)
         return StepReport(self.step, self.spec.schedule.steps, terms, seconds, score)
 
-    def validate(self, validation: Sequence[Sample], batch: Batch) -> float:
+    def validate(self, validation: Sequence[AnySample], batch: Batch) -> float:
         """Cluster and score the validation images; keep the checkpoint if it is the best.
 
         The first of them, and the first crop of the batch, are shown on the board.
@@ -294,13 +297,13 @@ class _Run:
         self.save("last.pt")
         return score
 
-    def _embed(self, validation: Sequence[Sample], *, needs_g: bool) -> list[Embedded]:
+    def _embed(self, validation: Sequence[AnySample], *, needs_g: bool) -> list[Embedded]:
         """Embed the validation images, by g too where clustering may ask for it."""
         pair = self.pair.eval()
         twin = pair.momentum_net if needs_g else None
         return embed_all(pair.embedding_net, validation, self.device, twin)
 
-    def fit(self, validation: Sequence[Sample]) -> Fitted:
+    def fit(self, validation: Sequence[AnySample]) -> Fitted:
         """Choose the numbers of the recipe with the best network, and write them."""
         best = load_checkpoint(self.folder / "best.pt", self.device)
         self.pair.load_state_dict(best["pair"])
@@ -361,7 +364,9 @@ class _Run:
         return {n: sum(terms[n] for terms, _ in self.recent) / len(self.recent) for n in names}
 
 
-def _list_instances(samples: Sequence[Sample], validation: Sequence[Sample]) -> dict[str, Any]:
+def _list_instances(
+    samples: Sequence[AnySample], validation: Sequence[AnySample]
+) -> dict[str, Any]:
     return {
         "train": {sample.name: list(sample.kept) for sample in samples},
         "val": {sample.name: list(sample.kept) for sample in validation},
@@ -369,7 +374,7 @@ def _list_instances(samples: Sequence[Sample], validation: Sequence[Sample]) -> 
 
 
 def _batches(
-    samples: Sequence[Sample], spec: Spec, start: int, device: torch.device
+    samples: Sequence[AnySample], spec: Spec, start: int, device: torch.device
 ) -> Iterator[tuple[int, Batch]]:
     loader = DataLoader(
         SparseSamples(samples, spec),
@@ -396,9 +401,9 @@ def _ignore_interrupts(_: int) -> None:
     torch.set_num_threads(1)
 
 
-def _with_channels(spec: Spec, samples: Sequence[Sample]) -> Spec:
+def _with_channels(spec: Spec, samples: Sequence[AnySample]) -> Spec:
     """Write the count of channels of the images into the spec, or refuse another."""
-    channels = len(samples[0].image)
+    channels = samples[0].channels
     if spec.net.in_channels not in (None, channels):
         raise SettingError(
             f"net.in_channels is {spec.net.in_channels}: the images have {channels}; leave it out"

@@ -24,7 +24,7 @@ from spoco_zoo.figures import (
 from spoco_zoo.fitting import Embedded
 from spoco_zoo.labels import UNLABELED
 from spoco_zoo.spec import LossSettings
-from spoco_zoo.training.samples import Batch, Sample
+from spoco_zoo.training.samples import AnySample, Batch, Sample
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -37,7 +37,7 @@ _MASKS = 6  # soft masks in a panel
 _TINT = np.array([120, 70, 170])  # of unlabelled pixels
 
 # an image, its embedding, and the instances found (*space); images differ in shape
-Seen = tuple[Sample, Embedded, np.ndarray]
+Seen = tuple[AnySample, Embedded, np.ndarray]
 
 
 def sample_of(batch: Batch) -> Sample:

@@ -1,9 +1,8 @@
 """Batches for training: crops with sparse labels, two views of each.
 
-A folder `DIR/{train,val}/{images,labels}` is read once; each image is normalised as a whole and
-its labels brought to the three states of the loss, so that no crop can turn an instance into
-background. What a batch holds depends on the seed and the number of the step alone: a resumed
-run sees what an uninterrupted one sees, whatever the count of workers.
+What a batch holds depends on the seed and
+the number of the step alone: a resumed run sees what an uninterrupted one sees, whatever the
+count of workers.
 
     image ─ crop ─ geometry ─┬─ intensity ─ view of f
                              └─ intensity ─ view of g
@@ -13,35 +12,40 @@ Augmentation itself is batchgeneratorsv2's.
 """
 
 import math
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Integer
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from spoco_zoo.annotations import read_painted
-from spoco_zoo.errors import ImageError
-from spoco_zoo.images import pair_files, read_image, stem_of
-from spoco_zoo.labels import BACKGROUND, KNOWN_BACKGROUND, UNLABELED
-from spoco_zoo.normalization import fit_affine
-from spoco_zoo.spec import AugmentationSettings, DataSettings, LabelZero, ScheduleSettings, Spec
+from spoco_zoo.labels import BACKGROUND, UNLABELED
+from spoco_zoo.spec import AugmentationSettings, ScheduleSettings, Spec
+from spoco_zoo.training.reading import (
+    AnySample,
+    Places,
+    Sample,
+    StreamedSample,
+    choose_instances,
+    choose_over_split,
+    read_samples,
+    to_states,
+)
 
-
-@dataclass(frozen=True, eq=False)
-class Sample:
-    """One image, normalised, with its labels in three states."""
-
-    name: str
-    image: Float[np.ndarray, "c *space"]
-    labels: Int[np.ndarray, "*space"]
-    kept: tuple[int, ...]  # ids of the instances that stay, as in the file
+__all__ = [
+    "AnySample",
+    "Batch",
+    "Sample",
+    "SparseSamples",
+    "StreamedSample",
+    "choose_instances",
+    "choose_over_split",
+    "read_samples",
+    "to_states",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,148 +61,19 @@ class Batch:
         return Batch(self.view_f.pin_memory(), self.view_g.pin_memory(), self.labels.pin_memory())
 
 
-def choose_instances(
-    labels: Integer[np.ndarray, "*space"], ratio: float, seed: int, name: str
-) -> tuple[int, ...]:
-    """Pick the instances of one image that stay labelled.
-
-    The ids are shuffled by the seed and the image's name and the first are kept, so a larger
-    ratio contains a smaller one. Half counts round up, and an image with instances keeps one.
-    """
-    ids = np.unique(labels[labels > 0])
-    random = np.random.default_rng([seed, zlib.crc32(name.encode())])
-    shuffled = random.permutation(ids)
-    count = max(_part_of(len(ids), ratio), 1) if len(ids) else 0
-    return tuple(sorted(int(i) for i in shuffled[:count]))
-
-
-def choose_over_split(
-    ids: Sequence[tuple[str, Integer[np.ndarray, " _"]]], ratio: float, seed: int
-) -> list[tuple[int, ...]]:
-    """Pick the instances of a whole split that stay labelled.
-
-    Every instance draws a lot, by the seed and the name of its image, and of all images together
-    the lowest lots are kept: a larger ratio contains a smaller one, the order of the images does
-    not matter, and an image may keep none. Half counts round up, and one instance is kept.
-
-    Args:
-        ids: Name and sorted instance ids of each image.
-        ratio: Part of all instances that stays.
-        seed: Of the lots.
-
-    Returns:
-        The kept ids of each image, sorted.
-    """
-    lots = [np.random.default_rng([seed, zlib.crc32(n.encode())]).random(len(i)) for n, i in ids]
-    everyone = np.sort(np.concatenate([*lots, np.empty(0)]))
-    if not len(everyone):
-        return [()] * len(ids)
-    highest = everyone[max(_part_of(len(everyone), ratio), 1) - 1]
-    return [
-        tuple(int(i) for i in own[lot <= highest]) for (_, own), lot in zip(ids, lots, strict=True)
-    ]
-
-
-def _part_of(count: int, ratio: float) -> int:
-    return math.floor(ratio * count + 0.5)
-
-
-def to_states(
-    labels: Integer[np.ndarray, "*space"], kept: Sequence[int], label_zero: LabelZero
-) -> Int[np.ndarray, "*space"]:
-    """Bring labels as painted to the states of the loss: what is not kept is UNLABELED."""
-    zero = BACKGROUND if label_zero == "background" else UNLABELED
-    ids = np.unique(labels)
-    # ids may be large and sparse: number the kept ones 1..n
-    numbers = {i: n for n, i in enumerate(sorted(kept), start=1)}
-    numbers |= {0: zero, KNOWN_BACKGROUND: BACKGROUND}
-    states = np.array([numbers.get(int(i), UNLABELED) for i in ids], dtype=np.int64)
-    return states[np.searchsorted(ids, labels)]
-
-
-def read_samples(folder: Path, data: DataSettings, n_axes: int, *, thin: bool) -> list[Sample]:
-    """Read `folder/{images,labels}`.
-
-    Args:
-        folder: A split, such as DIR/train.
-        data: What the files mean.
-        n_axes: Space axes of the network.
-        thin: Keep only `instance_ratio` of the instances; validation keeps them all.
-
-    Raises:
-        ImageError: Files are missing, unreadable, without partner or of different shape.
-    """
-    for part in ("images", "labels"):
-        if not (folder / part).is_dir():
-            raise ImageError(
-                f"{folder / part}: no such folder: expected "
-                f"{folder.name}/images and {folder.name}/labels with files of equal names"
-            )
-    zero = data.label_zero if thin else data.validation_label_zero or data.label_zero
-    # where 0 is background, every other number is an instance
-    background_label = data.background_label if zero == "unlabeled" else None
-    samples: list[Sample] = []
-    for image_path, label_path in pair_files(folder / "images", folder / "labels"):
-        image = read_image(image_path, n_axes)
-        labels = read_painted(label_path, image.space, background_label)
-        if image.space != labels.shape:
-            raise ImageError(
-                f"{label_path}: labels have shape {labels.shape}, the image has {image.space}: "
-                "both must show the same pixels"
-            )
-        if len(image.space) != n_axes:
-            raise ImageError(
-                f"{image_path}: image has {len(image.space)} space axes: expected {n_axes}; "
-                "set net.dimensions in the spec"
-            )
-        if samples and len(image.pixels) != len(samples[0].image):
-            raise ImageError(
-                f"{image_path}: image has {len(image.pixels)} channels, "
-                f"{samples[0].name} has {len(samples[0].image)}: all images must have as many"
-            )
-        affine = fit_affine(image.pixels, data.normalization)
-        samples.append(Sample(stem_of(image_path), affine.apply(image.pixels), labels, ()))
-    ratio = data.instance_ratio if thin else 1.0
-    samples = [_thin_out(sample, kept, zero) for sample, kept in _choose(samples, ratio, data)]
-    if thin and not any(sample.kept for sample in samples):
-        raise ImageError(f"{folder / 'labels'}: no instance is labelled: label some and try again")
-    is_told = thin and background_label is not None
-    if is_told and not any((sample.labels == BACKGROUND).any() for sample in samples):
-        raise ImageError(
-            f"{folder / 'labels'}: no pixel is known background, while data.background_label is "
-            f"{background_label}: paint some background with it, or leave the setting out"
-        )
-    return samples
-
-
-def _choose(
-    samples: Sequence[Sample], ratio: float, data: DataSettings
-) -> list[tuple[Sample, tuple[int, ...]]]:
-    """Pick the instances that stay labelled, of each image or of the whole split."""
-    seed = data.instance_seed
-    if data.instance_ratio_of == "image":
-        return [(s, choose_instances(s.labels, ratio, seed, s.name)) for s in samples]
-    ids = [(s.name, np.unique(s.labels[s.labels > 0])) for s in samples]
-    return list(zip(samples, choose_over_split(ids, ratio, seed), strict=True))
-
-
-def _thin_out(sample: Sample, kept: tuple[int, ...], zero: LabelZero) -> Sample:
-    return replace(sample, labels=to_states(sample.labels, kept, zero), kept=kept)
-
-
 class SparseSamples(Dataset[Batch]):
     """All batches of a training run, by the number of the step."""
 
-    def __init__(self, samples: Sequence[Sample], spec: Spec) -> None:
+    def __init__(self, samples: Sequence[AnySample], spec: Spec) -> None:
         self.samples = samples
         self.schedule: ScheduleSettings = spec.schedule
         self.geometry = _geometry(spec.augmentation, spec.schedule.crop)
         self.intensity = _intensity(spec.augmentation)
         # large images count more, but a few of them must not push out all small ones
-        area = np.array([sample.labels.size for sample in samples], dtype=float)
+        area = np.array([math.prod(sample.space) for sample in samples], dtype=float)
         crops = np.maximum(area / math.prod(spec.schedule.crop), 1.0)
         self.chances = np.sqrt(crops) / np.sqrt(crops).sum()
-        self.places = [np.flatnonzero(sample.labels > BACKGROUND) for sample in samples]
+        self.places: list[np.ndarray | Places] = [sample.places() for sample in samples]
 
     def __len__(self) -> int:
         return self.schedule.steps
@@ -229,7 +104,7 @@ class SparseSamples(Dataset[Batch]):
         mirrored instance would be two with one id.
         """
         sample, crop = self.samples[chosen], self.schedule.crop
-        shape, places = sample.labels.shape, self.places[chosen]
+        shape, places = sample.space, self.places[chosen]
         aimed = len(places) and random.random() < self.schedule.instance_crop_ratio
         if aimed:
             place = np.unravel_index(places[random.integers(len(places))], shape)
@@ -237,15 +112,19 @@ class SparseSamples(Dataset[Batch]):
             center = [int(p) + int(j) for p, j in zip(place, jitter, strict=True)]
         else:
             center = [int(random.integers(n)) for n in shape]
-        image, labels = sample.image, sample.labels
-        for axis, (middle, size, n) in enumerate(zip(center, crop, shape, strict=True)):
+        windows = []
+        for middle, size, n in zip(center, crop, shape, strict=True):
             # the crop stays inside where the image is large enough
             middle = min(max(middle, size // 2), max(n - (size + 1) // 2, size // 2))
             middle = middle if n >= size else n // 2
             start = middle - size
-            indices = np.arange(start, start + 2 * size + size % 2)
-            image = image.take(_mirror(indices, n), axis=axis + 1)
-            labels = labels.take(_mirror(indices, n), axis=axis)
+            windows.append(np.arange(start, start + 2 * size + size % 2))
+        mirrored = [_mirror(window, n) for window, n in zip(windows, shape, strict=True)]
+        box = tuple(slice(int(m.min()), int(m.max()) + 1) for m in mirrored)
+        image, labels = sample.read(box)
+        for axis, (indices, inside, n) in enumerate(zip(windows, mirrored, shape, strict=True)):
+            image = image.take(inside - inside.min(), axis=axis + 1)
+            labels = labels.take(inside - inside.min(), axis=axis)
             outside = (indices < 0) | (indices >= n)
             labels[(slice(None),) * axis + (outside,)] = UNLABELED
         return torch.from_numpy(image), torch.from_numpy(labels)

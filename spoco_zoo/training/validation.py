@@ -18,7 +18,7 @@ from spoco_zoo.fitting import (
     start_recipe,
 )
 from spoco_zoo.training.net import UNet
-from spoco_zoo.training.samples import Sample
+from spoco_zoo.training.samples import AnySample
 
 __all__ = [
     "Embedded",
@@ -35,7 +35,7 @@ __all__ = [
 
 @torch.no_grad()
 def embed_all(
-    net: UNet, samples: Iterable[Sample], device: torch.device, momentum_net: UNet | None = None
+    net: UNet, samples: Iterable[AnySample], device: torch.device, momentum_net: UNet | None = None
 ) -> list[Embedded]:
     """Embed whole images in float32; the networks must be in evaluation mode."""
     embedded = []

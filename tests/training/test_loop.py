@@ -309,7 +309,8 @@ def test_a_run_whose_time_ends_with_its_last_step_is_finished(discs, tmp_path):
 def test_the_run_folder_holds_what_it_promises(discs, whole):
     folder, result, _ = whole
     assert sorted(path.name for path in folder.iterdir()) == [
-        *("best.pt", "curves.png", "environment.json", "examples", "history.csv"),
+        *("augmented.png", "best.pt", "curves.png", "environment.json", "examples"),
+        "history.csv",
         *("instances.json", "last.pt", "recipe.json", "spec.yaml", "tensorboard"),
     ]
     assert (result.run_folder, result.step, result.finished) == (folder, 14, True)
