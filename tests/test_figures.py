@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
+from spoco_zoo.curves import read_history, training_curves
 from spoco_zoo.errors import ImageError, MissingExtraError, OutputError, SettingError
 from spoco_zoo.figures import (
     KIND_COLORS,
@@ -20,10 +21,8 @@ from spoco_zoo.figures import (
     mistakes_overlay,
     outline,
     overlay,
-    read_history,
     resize,
     side_by_side,
-    training_curves,
     write_png,
 )
 from spoco_zoo.mistakes import judge

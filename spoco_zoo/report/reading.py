@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
+from spoco_zoo.curves import read_history
 from spoco_zoo.errors import SettingError
 from spoco_zoo.examples import PANELS, Examples, read_examples
-from spoco_zoo.figures import read_history
 from spoco_zoo.recipe import Recipe
 from spoco_zoo.spec import Spec, load_spec
 

@@ -30,9 +30,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from spoco_zoo.curves import training_curves
 from spoco_zoo.errors import SettingError
 from spoco_zoo.examples import Validated, write_examples
-from spoco_zoo.figures import training_curves, write_png
+from spoco_zoo.figures import write_png
 from spoco_zoo.files import write_bytes
 from spoco_zoo.metrics import mean_scores
 from spoco_zoo.spec import Spec, dump_spec, parse_spec

@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from spoco_zoo.figures import read_history
+from spoco_zoo.curves import read_history
 from spoco_zoo.spec import load_spec
 from spoco_zoo.training import TrainOptions, train
 from spoco_zoo.training.history import COLUMNS, TERMS, History
