@@ -244,6 +244,9 @@ class Card(_Settings):
     target_structure: tuple[str, ...] = Field((), description="such as nuclei")
     cite: tuple[Citation, ...] = ()
     tags: tuple[str, ...] = ()
+    floor_ap50: float | None = Field(
+        None, ge=0, le=1, description="AP at IoU 0.50 of a threshold on the test images, untaught"
+    )
     scene: SceneName = Field("nuclei", description="what samples and covers show, simulated")
     limits: str = Field("Not stated.", description="where it should not be used")
     version: str = "0.1.0"

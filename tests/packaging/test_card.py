@@ -177,6 +177,17 @@ def test_the_test_stands_beside_the_validation():
     ]
 
 
+def test_what_needs_no_learning_is_told_beside_the_test():
+    run = make_run(card={"floor_ap50": 0.5})
+    sentence = (
+        "Test: 39 images. Without any learning, by a threshold and a watershed whose numbers were "
+        "chosen on the validation images, AP at IoU 0.50 is 0.500."
+    )
+    assert sentence in write_card(run, PROVEN, SCORES).splitlines()
+    assert "Without any learning" not in write_card(run, PROVEN, None)
+    assert "Without any learning" not in write_card(make_run(), PROVEN, SCORES)
+
+
 def test_the_recipe_in_the_card_is_the_recipe():
     card = write_card(make_run(), PROVEN, None)
     (block,) = re.findall(r"```json\n(.*?)```", card, flags=re.DOTALL)
