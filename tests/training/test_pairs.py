@@ -78,7 +78,7 @@ def grid_of(cells, share):
 def embedding_of(labels, state, seed):
     """Embed as an untrained network would, as a trained one, or as none."""
     place, spread = {"untrained": (0.05, 0.02), "trained": (2.0, 0.1), "noise": (0.0, 1.0)}[state]
-    objects = grid_of(4, 1) if labels.max() < 20 else labels
+    objects = labels.clamp_min(0) if labels.max() > 20 else grid_of(4, 1)
     places = place * torch.randn(int(objects.max()) + 1, 8, generator=draws(seed))
     noise = spread * torch.randn(SIDE, SIDE, 8, generator=draws(seed + 1))
     return (places[objects] + noise).permute(2, 0, 1)
@@ -88,10 +88,17 @@ def scattered(states):
     return torch.tensor(states)[torch.randint(len(states), (SIDE, SIDE), generator=draws(7))]
 
 
+def specks(rest):
+    """Twelve instances of one pixel each."""
+    labels = torch.full((SIDE * SIDE,), rest)
+    labels[47 * torch.arange(1, 13)] = torch.arange(1, 13)
+    return labels.reshape(SIDE, SIDE)
+
+
 BATCHES = {
-    "all labelled": [grid_of(4, 1), grid_of(8, 1)],
-    "some labelled": [grid_of(4, 0.5), grid_of(8, 0.3)],
-    "single pixels": [torch.arange(SIDE * SIDE).reshape(SIDE, SIDE) % 190],
+    "all labelled": [grid_of(4, 1), grid_of(6, 1)],
+    "some labelled": [grid_of(4, 0.5), grid_of(6, 0.3)],
+    "single pixels": [specks(BACKGROUND), specks(UNLABELED)],
     "all states": [
         grid_of(4, 1),
         torch.zeros(SIDE, SIDE, dtype=torch.int64),
@@ -127,14 +134,19 @@ def both_losses(labels, state, words, monkeypatch):
     return (total.item(), gradient), (slow.item(), slow_gradient), chosen
 
 
+def assert_equal(first, second):
+    """To 1e-5, the gradient as a whole."""
+    assert first[0] == pytest.approx(second[0], rel=1e-5, abs=1e-6)
+    assert (first[1] - second[1]).norm() <= 1e-5 * second[1].norm()
+
+
 @pytest.mark.parametrize("dice", ["per_instance", "joint"])
 @pytest.mark.parametrize("state", ["untrained", "trained", "noise"])
 @pytest.mark.parametrize("batch", BATCHES)
 def test_loss_and_gradient_are_those_of_the_loop(batch, state, dice, monkeypatch):
     words = LossSettings(dice=dice)
     fast, slow, chosen = both_losses(BATCHES[batch], state, words, monkeypatch)
-    assert fast[0] == pytest.approx(slow[0], rel=1e-5)
-    assert (fast[1] - slow[1]).abs().max() <= 1e-5 * slow[1].abs().max()
+    assert_equal(fast, slow)
     has_unlabeled = any((one == UNLABELED).any() for one in BATCHES[batch])
     assert any(len(anchors) for anchors in chosen) == has_unlabeled
 
@@ -143,8 +155,7 @@ def test_loss_and_gradient_are_those_of_the_loop(batch, state, dice, monkeypatch
 def test_the_size_of_a_block_changes_nothing(state, monkeypatch):
     monkeypatch.setattr(pairs, "_CPU_BLOCK", 100)
     fast, slow, _ = both_losses(BATCHES["all states"], state, LossSettings(), monkeypatch)
-    assert fast[0] == pytest.approx(slow[0], rel=1e-5)
-    assert (fast[1] - slow[1]).abs().max() <= 1e-5 * slow[1].abs().max()
+    assert_equal(fast, slow)
 
 
 @pytest.mark.parametrize("batch", BATCHES)
@@ -166,8 +177,9 @@ def test_what_is_left_out_on_the_cpu_makes_no_difference(batch, monkeypatch):
     side = "all"
     monkeypatch.setattr(loss, "_find_alone", lambda c, _: torch.zeros_like(c.is_unlabeled))
     whole, _, _ = both_losses(BATCHES[batch], "trained", LossSettings(), monkeypatch)
-    assert near[0] == pytest.approx(whole[0], rel=1e-6)
-    assert (near[1] - whole[1]).abs().max() <= 1e-6 * whole[1].abs().max()
+    # a matrix product gives fewer digits of small distances than differences do
+    assert near[0] == pytest.approx(whole[0], abs=1e-5)
+    assert (near[1] - whole[1]).norm() <= 3e-4 * whole[1].norm()
     assert evaluated["near"] < evaluated["all"]
     if batch == "all labelled":
         assert evaluated["near"] < evaluated["all"] / 20
@@ -200,7 +212,7 @@ def test_an_anchor_is_drawn_from_what_those_before_it_leave_uncovered():
 def test_anchors_of_an_image_do_not_depend_on_the_images_before_it():
     embeddings = torch.randn(3, 4, SIDE, SIDE, generator=draws(1))
     twins = embeddings + 0.3
-    labels = torch.stack([grid_of(4, 1), grid_of(4, 0.2), grid_of(8, 0.4)])
+    labels = torch.stack([grid_of(4, 1), grid_of(4, 0.2), grid_of(6, 0.4)])
 
     def evaluate(rows):
         output = NetOutput(embeddings[rows], None)
