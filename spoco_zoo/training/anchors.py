@@ -1,11 +1,12 @@
 """Which pixels the consistency term looks at: anchors in what nobody labelled."""
 
+from itertools import accumulate
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from spoco_zoo.spec import LossSettings
-from spoco_zoo.training.pairs import squared_distances
 
 _PROPOSALS = 8  # pixels drawn at once
 
@@ -31,33 +32,32 @@ def draw_anchors(
         Numbers of pixels, in the order of their drawing; none without unlabeled pixels.
     """
     chosen: list[Tensor] = []
-    rest = unlabeled.clone()
-    enough = max(settings.volume_ratio * len(rest), 1)
-    missing = settings.max_anchors
-    while missing:
-        candidates = torch.nonzero(rest)[:, 0]
-        if len(candidates) < enough:
-            break
+    enough = max(settings.volume_ratio * len(unlabeled), 1)
+    left = torch.nonzero(unlabeled)[:, 0]
+    spaces = [e.index_select(0, left) - e.mean(dim=0) for e in (f, g)]
+    while len(left) >= enough and len(chosen) < settings.max_anchors:
         draws = torch.rand(_PROPOSALS, generator=generator, dtype=torch.float64)
-        proposed = candidates[(draws * len(candidates)).long().to(candidates.device)]
-        covers = _find_covered(f, proposed, settings) | _find_covered(g, proposed, settings)
+        proposed = (draws * len(left)).long().to(left.device)
+        covers = _cover(spaces[0], proposed, settings) | _cover(spaces[1], proposed, settings)
         accepted: list[int] = []
         for number, covered_by in enumerate(covers[:, proposed].T.tolist()):
             if not any(covered_by[earlier] for earlier in accepted):
                 accepted.append(number)
-        # what each leaves uncovered, with those before it
-        left = rest & (covers[accepted].cumsum(dim=0) == 0)
-        are_left = left.sum(dim=1).tolist()
+        covered = list(accumulate((covers[number] for number in accepted), torch.logical_or))
+        # an anchor is needed while those before it leave enough
+        are_left = [len(left) - n for n in torch.stack([c.sum() for c in covered]).tolist()]
         count = 1 + sum(n >= enough for n in are_left[:-1])
-        count = min(count, missing)
-        chosen.append(proposed[accepted[:count]])
-        rest = left[count - 1]
-        missing -= count
-    return torch.cat(chosen) if chosen else torch.nonzero(rest)[:0, 0]
+        count = min(count, settings.max_anchors - len(chosen))
+        chosen += left[proposed[accepted[:count]]]
+        kept = torch.nonzero(~covered[count - 1])[:, 0]
+        left, spaces = left[kept], [x.index_select(0, kept) for x in spaces]
+    return torch.stack(chosen) if chosen else left[:0]
 
 
-def _find_covered(embedding: Tensor, proposed: Tensor, settings: LossSettings) -> Tensor:
-    """Which pixels are near which of the proposed ones, as (proposed, p); each to itself."""
-    near = squared_distances(embedding[proposed], embedding) < settings.delta_var**2
+def _cover(pixels: Tensor, proposed: Tensor, settings: LossSettings) -> Tensor:
+    """Which pixels each of the proposed ones covers, (proposed, p); itself always."""
+    lengths = pixels.square().sum(dim=1)
+    squared = (lengths[proposed, None] + lengths).addmm_(pixels[proposed], pixels.T, alpha=-2)
+    near = squared < settings.delta_var**2
     near[torch.arange(len(proposed), device=near.device), proposed] = True
     return near

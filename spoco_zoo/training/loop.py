@@ -114,8 +114,9 @@ def train(spec: Spec, data: Path, run_folder: Path, options: TrainOptions) -> Tr
     deadline = None if options.max_minutes is None else time.monotonic() + 60 * options.max_minutes
     options.on_stage("training")
     with run:
-        for step, batch in _batches(samples, spec, run.step, device):
+        for step, batch, waited in _batches(samples, spec, run.step, device):
             began = time.monotonic()
+            run.waits.append(waited)
             terms = run.take_step(batch)
             last = step + 1 == spec.schedule.steps
             due = last or (step + 1) % spec.schedule.validate_every == 0
@@ -149,12 +150,13 @@ class _Run:
     best_score: float = -1.0
     rows: list[list[Any]] = field(default_factory=list)
     recent: list[tuple[dict[str, float], float]] = field(default_factory=list)
+    waits: list[float] = field(default_factory=list)  # seconds, since the last row
     board: Any = None
 
     @staticmethod
     def open(spec: Spec, folder: Path, device: torch.device, *, resume: bool) -> "_Run":
         torch.manual_seed(spec.schedule.seed)  # the weights before the first step
-        pair = build_pair(spec).to(device)
+        pair = build_pair(spec).to(device, memory_format=_LAYOUT[spec.net.dimensions])  # type: ignore[call-overload]
         run = _Run(
             spec, folder, device, pair, make_optimizer(spec, pair), pick_precision(spec, device)
         )
@@ -258,6 +260,7 @@ class _Run:
                 *(means[n] for n in _TERMS),
                 rate,
                 seconds,
+                sum(self.waits) / len(self.waits),
                 "",
             ]
             self.rows.append([_short(value) for value in row])
@@ -265,6 +268,7 @@ class _Run:
                 self.board.add_scalar(f"loss/{name}", value, self.step)
             self.board.add_scalar("learning_rate", rate, self.step)
             self.recent.clear()
+            self.waits.clear()
 
     def report(self, score: float | None) -> StepReport:
         """Sum up where the run stands."""
@@ -329,8 +333,7 @@ class _Run:
         buffer = BytesIO()  # torch hides a full disk behind an error of its own
         torch.save(state, buffer)
         write_bytes(self.folder / name, buffer.getvalue(), overwrite=True)
-        lines = [["step", "total", *_TERMS, "learning_rate", "seconds_per_step", "score"]]
-        text = "\n".join(",".join(str(v) for v in row) for row in [*lines, *self.rows])
+        text = "\n".join(",".join(str(v) for v in row) for row in [_COLUMNS, *self.rows])
         _write_text(self.folder / "history.csv", text + "\n")
 
     def _load(self) -> None:
@@ -350,7 +353,8 @@ class _Run:
         self.recent = [(dict(terms), seconds) for terms, seconds in state["recent"]]
         rows: list[list[Any]] = []
         with suppress(FileNotFoundError), (self.folder / "history.csv").open(newline="") as file:
-            rows = [[_number(v) for v in row] for row in list(csv.reader(file))[1:]]
+            # an older history may lack a column
+            rows = [[_number(row.get(n, "")) for n in _COLUMNS] for row in csv.DictReader(file)]
         self.rows = [row for row in rows if row[0] <= self.step]
 
     def _means(self) -> dict[str, float]:
@@ -359,6 +363,12 @@ class _Run:
 
 
 _TERMS = LossTerms._fields[:-1]
+_COLUMNS = [
+    *("step", "total", *_TERMS, "learning_rate"),
+    *("seconds_per_step", "data_seconds", "score"),  # of the step, and waited for its batch
+]
+# channels last: convolutions are faster, and the loss reads whole embeddings of pixels
+_LAYOUT = {2: torch.channels_last, 3: torch.channels_last_3d}
 
 
 def _list_instances(samples: Sequence[Sample], validation: Sequence[Sample]) -> dict[str, Any]:
@@ -370,7 +380,8 @@ def _list_instances(samples: Sequence[Sample], validation: Sequence[Sample]) -> 
 
 def _batches(
     samples: Sequence[Sample], spec: Spec, start: int, device: torch.device
-) -> Iterator[tuple[int, Batch]]:
+) -> Iterator[tuple[int, Batch, float]]:
+    """Yield number and batch of each step, and the seconds that it was waited for."""
     loader = DataLoader(
         SparseSamples(samples, spec),
         batch_size=None,
@@ -380,8 +391,13 @@ def _batches(
         prefetch_factor=4 if spec.schedule.workers else None,
         worker_init_fn=_ignore_interrupts if spec.schedule.workers else None,
     )
-    for step, batch in enumerate(loader, start=start):
-        yield step, Batch(*(_move(t, device) for t in (batch.view_f, batch.view_g, batch.labels)))
+    batches = iter(loader)
+    for step in range(start, spec.schedule.steps):
+        began = time.monotonic()
+        batch = next(batches)
+        waited = time.monotonic() - began
+        tensors = (_move(t, device) for t in (batch.view_f, batch.view_g, batch.labels))
+        yield step, Batch(*tensors), waited
 
 
 def _move(tensor: Tensor, device: torch.device) -> Tensor:

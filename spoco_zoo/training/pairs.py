@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 _CPU_BLOCK = 2**18  # pairs at once: a megabyte stays in the cache of a core
+_CPU_PIXELS = 2**12  # and pixels at once
 _GPU_BLOCK = 2**25
 _NEGLIGIBLE = -28.0  # an exponent: a million such pairs sum up to less than 1e-6
 _LEAST = -40.0  # an exponent: beyond come numbers that are slow to compute with
@@ -111,7 +112,7 @@ class _PairSums(torch.autograd.Function):
         for image, used, part in words.blocks(pixels.device):
             a, x = _centre(anchors[image, used], pixels[part])
             squared = _squared_distances(a, x)
-            near = _find_near(squared, reach)
+            near = _find_near(squared.amin(dim=1), reach)
             squared = squared[near]
             if unlabeled is not None:
                 hinge, _ = _hinge(squared, words.delta_dist, unlabeled[part])
@@ -155,16 +156,17 @@ class _TwinSums(torch.autograd.Function):
         width: float,
     ) -> Tensor:
         ctx.save_for_backward(f, g)
-        ctx.words = anchors, width
+        ctx.words, ctx.near = (anchors, width), []
         sums = f.new_zeros(3, len(f), max(len(chosen) for chosen in anchors))
-        for image, chosen in enumerate(anchors):
-            for part in _blocks(f.shape[1], len(chosen), f.device):
-                soft_f, soft_g = (
-                    _soft(_squared_distances(*_centre(e[image, chosen], e[image, part])), width)
-                    for e in (f, g)
-                )
-                products = soft_f * soft_g, soft_f.square_(), soft_g.square_()
-                sums[:, image, : len(chosen)] += torch.stack([p.sum(dim=1) for p in products])
+        for image, part in _blocks_of_each(f, anchors):
+            chosen = anchors[image]
+            both = [_squared_distances(*_centre(e[image, chosen], e[image, part])) for e in (f, g)]
+            least = torch.minimum(*(squared.amin(dim=1) for squared in both))
+            near = _find_near(least, reach_of_soft_mask(width))
+            soft_f, soft_g = (_soft(squared[near], width) for squared in both)
+            products = soft_f * soft_g, soft_f.square_(), soft_g.square_()
+            sums[:, image, : len(chosen)][:, near] += torch.stack([p.sum(dim=1) for p in products])
+            ctx.near.append(near)
         return sums
 
     @staticmethod
@@ -173,35 +175,35 @@ class _TwinSums(torch.autograd.Function):
         f, g = ctx.saved_tensors
         anchors, width = ctx.words
         for_f = torch.zeros_like(f)
-        for image, chosen in enumerate(anchors):
-            by_shared, by_square, _ = slopes[:, image, : len(chosen), None]
-            for_chosen = f.new_zeros(len(chosen), f.shape[2])
-            for part in _blocks(f.shape[1], len(chosen), f.device):
-                a, x = _centre(f[image, chosen], f[image, part])
-                soft_f = _soft(_squared_distances(a, x), width)
-                twins = _centre(g[image, chosen], g[image, part])
-                soft_g = _soft(_squared_distances(*twins), width)
-                # the derivative of by_shared s_f s_g + by_square s_f^2 by |x - a|^2
-                weights = soft_g.mul_(by_shared).add_(soft_f * (2 * by_square)).mul_(soft_f)
-                for_f[image, part], gradient = _gradients(weights.div_(-width), a, x)
-                for_chosen += gradient
+        for near, (image, part) in zip(ctx.near, _blocks_of_each(f, anchors), strict=True):
+            chosen = anchors[image][near]
+            by_shared, by_square, _ = slopes[:, image, : len(anchors[image]), None][:, near]
+            a, x = _centre(f[image, chosen], f[image, part])
+            soft_f = _soft(_squared_distances(a, x), width)
+            twins = _centre(g[image, chosen], g[image, part])
+            soft_g = _soft(_squared_distances(*twins), width)
+            # the derivative of by_shared s_f s_g + by_square s_f^2 by |x - a|^2
+            weights = soft_g.mul_(by_shared).add_(soft_f * (2 * by_square)).mul_(soft_f)
+            for_pixels, for_chosen = _gradients(weights.div_(-width), a, x)
+            for_f[image, part] += for_pixels
             for_f[image].index_add_(0, chosen, for_chosen)
         return for_f, None, None, None
 
 
-def squared_distances(
-    anchors: Float[Tensor, "a e"], pixels: Float[Tensor, "p e"]
-) -> Float[Tensor, "a p"]:
-    """Squared distances of few anchors to all pixels of an image."""
-    return _squared_distances(*_centre(anchors, pixels))
+def _blocks_of_each(f: Tensor, anchors: Sequence[Tensor]) -> Iterator[tuple[int, slice]]:
+    """Yield number of image and pixels of a block."""
+    for image, chosen in enumerate(anchors):
+        for part in _blocks(f.shape[1], len(chosen), f.device):
+            yield image, part
 
 
 def _blocks(length: int, count: int, device: torch.device) -> Iterator[slice]:
     """Part pixels into blocks of so many pairs with `count` anchors; none without anchors."""
-    pairs = _CPU_BLOCK if device.type == "cpu" else _GPU_BLOCK
-    size = max(pairs // max(count, 1), 1)
-    for start in range(0, length if count else 0, size):
-        yield slice(start, min(start + size, length))
+    if not count:
+        return
+    size = min(_CPU_BLOCK // count, _CPU_PIXELS) if device.type == "cpu" else _GPU_BLOCK // count
+    for start in range(0, length, max(size, 1)):
+        yield slice(start, min(start + max(size, 1), length))
 
 
 def _centre(anchors: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -216,12 +218,12 @@ def _squared_distances(a: Tensor, x: Tensor) -> Tensor:  # (a, e), (n, e) -> (a,
     return lengths.addmm_(a, x.T, alpha=-2)
 
 
-def _find_near(squared: Tensor, reach: float) -> Tensor | slice:  # (a, n)
-    """Which anchors are near any pixel of a block; a slice where that is all of them."""
-    if squared.device.type != "cpu":
+def _find_near(least: Tensor, reach: float) -> Tensor | slice:
+    """Which anchors have their least squared distance in reach; a slice where all of them have."""
+    if least.device.type != "cpu":
         return slice(None)
-    near = torch.nonzero(squared.amin(dim=1) < reach**2)[:, 0]
-    return slice(None) if len(near) == len(squared) else near
+    near = torch.nonzero(least < reach**2)[:, 0]
+    return slice(None) if len(near) == len(least) else near
 
 
 def _soft(squared: Tensor, width: float) -> Tensor:
