@@ -14,7 +14,10 @@ from spoco_zoo.files import write_bytes
 from spoco_zoo.training.loss import LossTerms
 
 TERMS = LossTerms._fields[:-1]
-COLUMNS = ("step", "total", *TERMS, "learning_rate", "seconds_per_step", "score")
+COLUMNS = (
+    *("step", "total", *TERMS, "learning_rate"),
+    *("seconds_per_step", "data_seconds", "score"),  # of the step, and waited for its batch
+)
 
 
 class History:
@@ -24,9 +27,19 @@ class History:
         self.path = path
         self.rows: list[list[Any]] = []
 
-    def add(self, step: int, means: dict[str, float], rate: float, seconds: float) -> None:
-        """Append the mean terms of the steps since the last row, and seconds a step."""
-        row: list[Any] = [step, means["total"], *(means[name] for name in TERMS), rate, seconds, ""]
+    def add(
+        self, step: int, means: dict[str, float], rate: float, seconds: tuple[float, float]
+    ) -> None:
+        """Append the mean terms of the steps since the last row.
+
+        Args:
+            step: How many were taken.
+            means: Of each term, and of their weighted sum.
+            rate: The learning rate.
+            seconds: Mean time of a step, and mean time that one waited for its batch.
+        """
+        terms = (means[name] for name in TERMS)
+        row: list[Any] = [step, means["total"], *terms, rate, *seconds, ""]
         self.rows.append([_short(value) for value in row])
         # the next checkpoint writes all rows, or says why it cannot
         with suppress(OSError), self.path.open("a", encoding="utf-8", newline="") as file:
@@ -61,8 +74,15 @@ class History:
         with suppress(FileNotFoundError), self.path.open(encoding="utf-8", newline="") as file:
             lines = list(file)
         whole = [line for line in lines[1:] if line.endswith("\n")]  # a kill may cut the last
-        rows = [[_number(cell) for cell in row] for row in csv.reader(whole)]
-        self.rows = [row for row in rows if len(row) == len(COLUMNS) and row[0] <= step]
+        names = next(csv.reader(lines[:1]), [])
+        found = [
+            dict(zip(names, row, strict=True))
+            for row in csv.reader(whole)
+            if len(row) == len(names)
+        ]
+        # an older history may lack a column
+        rows = [[_number(row.get(name, "")) for name in COLUMNS] for row in found]
+        self.rows = [row for row in rows if row[0] <= step]
         if len(self.rows) < len(lines) - 1:
             self.write()
 

@@ -121,8 +121,9 @@ def train(spec: Spec, data: Path, run_folder: Path, options: TrainOptions) -> Tr
     deadline = None if options.max_minutes is None else time.monotonic() + 60 * options.max_minutes
     options.on_stage("training")
     with run:
-        for step, batch in _batches(samples, spec, run.step, device):
+        for step, batch, waited in _batches(samples, spec, run.step, device):
             began = time.monotonic()
+            run.waits.append(waited)
             terms = run.take_step(batch)
             last = step + 1 == spec.schedule.steps
             due = last or (step + 1) % spec.schedule.validate_every == 0
@@ -155,6 +156,7 @@ class _Run:
     step: int = 0
     best_score: float = -1.0
     recent: list[tuple[dict[str, float], float]] = field(default_factory=list)
+    waits: list[float] = field(default_factory=list)  # seconds, since the last row
     board: Any = None
 
     def __post_init__(self) -> None:
@@ -163,7 +165,7 @@ class _Run:
     @staticmethod
     def open(spec: Spec, folder: Path, device: torch.device, *, resume: bool) -> "_Run":
         torch.manual_seed(spec.schedule.seed)  # the weights before the first step
-        pair = build_pair(spec).to(device)
+        pair = build_pair(spec).to(device, memory_format=_LAYOUT[spec.net.dimensions])  # type: ignore[call-overload]
         run = _Run(
             spec, folder, device, pair, make_optimizer(spec, pair), pick_precision(spec, device)
         )
@@ -262,11 +264,13 @@ class _Run:
             means = self._means()
             rate = learning_rate(self.spec, self.step - 1)
             seconds = sum(s for _, s in self.recent) / len(self.recent)
-            self.history.add(self.step, means, rate, seconds)
+            waited = sum(self.waits) / len(self.waits)
+            self.history.add(self.step, means, rate, (seconds, waited))
             for name, value in means.items():
                 self.board.add_scalar(f"loss/{name}", value, self.step)
             self.board.add_scalar("learning_rate", rate, self.step)
             self.recent.clear()
+            self.waits.clear()
 
     def report(self, score: float | None) -> StepReport:
         """Sum up where the run stands."""
@@ -365,6 +369,10 @@ class _Run:
         return {n: sum(terms[n] for terms, _ in self.recent) / len(self.recent) for n in names}
 
 
+# channels last: convolutions are faster, and the loss reads whole embeddings of pixels
+_LAYOUT = {2: torch.channels_last, 3: torch.channels_last_3d}
+
+
 def _list_instances(
     samples: Sequence[AnySample], validation: Sequence[AnySample]
 ) -> dict[str, Any]:
@@ -376,7 +384,8 @@ def _list_instances(
 
 def _batches(
     samples: Sequence[AnySample], spec: Spec, start: int, device: torch.device
-) -> Iterator[tuple[int, Batch]]:
+) -> Iterator[tuple[int, Batch, float]]:
+    """Yield number and batch of each step, and the seconds that it was waited for."""
     loader = DataLoader(
         SparseSamples(samples, spec),
         batch_size=None,
@@ -386,8 +395,13 @@ def _batches(
         prefetch_factor=4 if spec.schedule.workers else None,
         worker_init_fn=_ignore_interrupts if spec.schedule.workers else None,
     )
-    for step, batch in enumerate(loader, start=start):
-        yield step, Batch(*(_move(t, device) for t in (batch.view_f, batch.view_g, batch.labels)))
+    batches = iter(loader)
+    for step in range(start, spec.schedule.steps):
+        began = time.monotonic()
+        batch = next(batches)
+        waited = time.monotonic() - began
+        tensors = (_move(t, device) for t in (batch.view_f, batch.view_g, batch.labels))
+        yield step, Batch(*tensors), waited
 
 
 def _move(tensor: Tensor, device: torch.device) -> Tensor:

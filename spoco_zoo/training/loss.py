@@ -17,27 +17,35 @@ unlabeled pixels are no cluster (Wolny et al. 2022, eq. 1-6).
 The foreground head learns from labelled background, or, where a foreground prior is given, from
 instances and unlabeled pixels (positive-unlabeled learning).
 
-Memory: means are index-adds, distances come from one matrix product, and instances are taken
-in chunks that are computed again in the backward pass, so nothing of the size
-pixels x instances x E ever exists and at most pixels x chunk is alive at once.
+Every function takes a batch and gives one number for each image. Clusters of all images are one
+table, (b, n): unlabeled pixels, background, instance 1, instance 2 and so on, with a count of
+zero where an image has none. What concerns a pixel and its own cluster are sums over segments
+of pixels; what concerns all pairs of pixels and instances is in `pairs`, and takes pixels x E
+of memory whatever the count of instances. The device is waited for once, in `find_clusters`,
+and while anchors are drawn.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from spoco_zoo.labels import BACKGROUND, UNLABELED
 from spoco_zoo.spec import LossSettings
+from spoco_zoo.training.anchors import draw_anchors
 from spoco_zoo.training.net import NetOutput
+from spoco_zoo.training.pairs import reach_of_soft_mask, sum_over_pairs, sum_over_twins
 
-_CHUNK = 32  # instances whose soft masks are alive at once
 _TINY = 1e-6
+_LEAST_EXPONENT = -40.0
+_SURELY_DENSE = 256  # larger ids may have gaps, and every id below the largest costs time
+_KNOWN = slice(1, None)  # columns of the clusters that pull and push act on
+_INSTANCES = slice(2, None)
 
 
 class LossTerms(NamedTuple):
@@ -53,161 +61,191 @@ class LossTerms(NamedTuple):
     total: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Clusters:
-    """What one labelled image says of its embedding, with the pixels on one axis.
+    """What the labels of a batch say of its embeddings.
 
-    `index` numbers every pixel's cluster in the order of `ids`, which are the sorted labels
-    that occur, UNLABELED and BACKGROUND among them.
+    The columns of a table are UNLABELED, BACKGROUND, and the instances from 1 on.
     """
 
-    embedding: Tensor  # (p, e)
-    ids: Tensor  # (k)
-    index: Tensor  # (p)
-    counts: Tensor  # (k)
-    means: Tensor  # (k, e)
+    embedding: Float[Tensor, "b p e"]
+    index: Int[Tensor, "b p"]  # the cluster of each pixel, counted through the whole table
+    squared: Float[Tensor, "b p"]  # squared distance of each pixel to the mean of its cluster
+    counts: Float[Tensor, "b n"]  # pixels; 0 where an image has no such cluster
+    means: Float[Tensor, "b n e"]
+    largest: list[int]  # the last instance of each image, 0 without any
+    unlabeled: list[int]  # unlabeled pixels of each image
 
     @property
-    def known(self) -> Tensor:
-        """Positions in `ids` that pull and push act on."""
-        return torch.nonzero(self.ids != UNLABELED)[:, 0]
+    def exists(self) -> Bool[Tensor, "b n"]:
+        """Which clusters have a pixel."""
+        return self.counts > 0
 
     @property
-    def instances(self) -> Tensor:
-        """Positions in `ids` of instances."""
-        return torch.nonzero(self.ids > BACKGROUND)[:, 0]
+    def is_unlabeled(self) -> Bool[Tensor, "b p"]:
+        """Which pixels are UNLABELED."""
+        return self.index % self.counts.shape[1] == 0
+
+    def sum_over_each(self, values: Float[Tensor, "b p"]) -> Float[Tensor, "b n"]:
+        """Sum a value of each pixel over the pixels of each cluster."""
+        sums = values.new_zeros(self.counts.numel())
+        return sums.index_add(0, self.index.flatten(), values.flatten()).view_as(self.counts)
 
 
-def find_clusters(embedding: Float[Tensor, "e *space"], labels: Int[Tensor, "*space"]) -> Clusters:
-    """Collect the clusters of one image and their mean embeddings."""
-    pixels = embedding.flatten(1).T
-    ids, index, counts = torch.unique(labels.flatten(), return_inverse=True, return_counts=True)
-    sums = pixels.new_zeros(len(ids), pixels.shape[1]).index_add(0, index, pixels)
-    return Clusters(pixels, ids, index, counts, sums / counts[:, None])
+def find_clusters(
+    embedding: Float[Tensor, "b e *space"], labels: Int[Tensor, "b *space"]
+) -> Clusters:
+    """Collect the clusters of each image and their mean embeddings."""
+    states = labels.flatten(1)
+    facts = torch.stack([states.amax(dim=1), (states == UNLABELED).sum(dim=1)])
+    largest, unlabeled = facts.tolist()
+    if max(largest) > _SURELY_DENSE:
+        ids = torch.unique(states[states > BACKGROUND])
+        states = torch.where(states > BACKGROUND, torch.searchsorted(ids, states) + 1, states)
+        largest = states.amax(dim=1).tolist()
+    largest = [max(number, 0) for number in largest]
+    pixels = embedding.flatten(2).transpose(1, 2).contiguous()
+    b, n, e = len(states), 2 + max(largest), pixels.shape[2]
+    index = states + 1 + n * torch.arange(b, device=states.device)[:, None]
+    counts = pixels.new_zeros(b * n).index_add_(
+        0, index.flatten(), torch.ones_like(index, dtype=pixels.dtype).flatten()
+    )
+    sums = pixels.new_zeros(b * n, e).index_add(0, index.flatten(), pixels.flatten(0, 1))
+    means = sums / counts.clamp_min(1)[:, None]
+    offsets = pixels.flatten(0, 1) - means.index_select(0, index.flatten())
+    squared = offsets.square().sum(dim=1).view_as(index)
+    shape = b, n, e
+    return Clusters(
+        pixels, index, squared, counts.view(b, n), means.view(shape), largest, unlabeled
+    )
 
 
-def pull(clusters: Clusters, delta_var: float) -> Tensor:
+def pull(clusters: Clusters, delta_var: float) -> Float[Tensor, " b"]:
     """Mean over clusters of the hinged squared distance to the own mean (eq. 1)."""
-    known = clusters.known
-    if not len(known):
-        return clusters.embedding.sum() * 0.0
-    offset = clusters.embedding - clusters.means[clusters.index]
-    # the gradient of vector_norm at zero is zero, that of a square root is not
-    hinge = torch.relu(torch.linalg.vector_norm(offset, dim=1) - delta_var).square()
-    per_cluster = torch.zeros_like(clusters.means[:, 0]).index_add(0, clusters.index, hinge)
-    return (per_cluster / clusters.counts)[known].mean()
+    # at zero the root has no gradient, and the hinge needs none
+    distance = clusters.squared.clamp_min(_TINY**2).sqrt()
+    hinges = clusters.sum_over_each(torch.relu(distance - delta_var).square())
+    means = hinges / clusters.counts.clamp_min(1)
+    return _mean(means[:, _KNOWN], clusters.exists[:, _KNOWN])
 
 
-def push(clusters: Clusters, delta_dist: float) -> Tensor:
+def push(clusters: Clusters, delta_dist: float) -> Float[Tensor, " b"]:
     """Mean over ordered pairs of clusters of the hinged squared distance of means (eq. 2)."""
-    means = clusters.means[clusters.known]
-    if len(means) < 2:
-        return clusters.embedding.sum() * 0.0
-    first, second = torch.triu_indices(len(means), len(means), 1, device=means.device)
-    distance: Tensor = torch.linalg.vector_norm(means[first] - means[second], dim=1)
-    return torch.relu(2 * delta_dist - distance).square().mean()
+    means, known = clusters.means[:, _KNOWN], clusters.exists[:, _KNOWN]
+    # by differences, not by a matrix product: few numbers, and their gradient at zero is zero
+    distance = torch.cdist(means, means, compute_mode="donot_use_mm_for_euclid_dist")
+    hinges = torch.relu(2 * delta_dist - distance).square()
+    is_pair = known[:, :, None] & known[:, None, :]
+    is_pair.diagonal(dim1=1, dim2=2).fill_(False)
+    return _mean(hinges.flatten(1), is_pair.flatten(1))
 
 
-def norm(clusters: Clusters) -> Tensor:
+def norm(clusters: Clusters) -> Float[Tensor, " b"]:
     """Mean length of all means, that of the unlabeled pixels too (eq. 3)."""
-    length: Tensor = torch.linalg.vector_norm(clusters.means, dim=1)
-    return length.mean()
+    return _mean(torch.linalg.vector_norm(clusters.means, dim=2), clusters.exists)
 
 
-def unlabeled_push(clusters: Clusters, delta_dist: float) -> Tensor:
+def sum_for_instances(
+    clusters: Clusters, two_sigma_squared: float, delta_dist: float
+) -> Float[Tensor, "2 b a"]:
+    """Sum over the pixels of an image what `instance` and `unlabeled_push` need of each instance.
+
+    On the CPU, pixels that are far from all instances but their own need no pairs.
+    """
+    b, p, e = clusters.embedding.shape
+    pixels, lengths = clusters.embedding.view(b * p, e), [p] * b
+    unlabeled = clusters.is_unlabeled.flatten()
+    alone = torch.zeros_like(clusters.is_unlabeled)
+    if pixels.device.type == "cpu":
+        alone = _find_alone(clusters, two_sigma_squared)
+        lengths = (p - alone.sum(dim=1)).tolist()
+    if sum(lengths) < b * p:
+        places = torch.nonzero(~alone.flatten())[:, 0]
+        pixels, unlabeled = pixels.index_select(0, places), unlabeled[places]
+    soft_squared, hinges = sum_over_pairs(
+        (pixels, lengths),
+        (clusters.means[:, _INSTANCES], clusters.largest),
+        unlabeled if any(clusters.unlabeled) else None,
+        two_sigma_squared,
+        delta_dist,
+    )
+    own = clusters.sum_over_each(_soft_mask(clusters.squared, two_sigma_squared / 2) * alone)
+    return torch.stack([soft_squared + own[:, _INSTANCES], hinges])
+
+
+@torch.no_grad()
+def _find_alone(clusters: Clusters, two_sigma_squared: float) -> Bool[Tensor, "b p"]:
+    """Which labelled pixels are in reach of no instance but, maybe, their own.
+
+    For a pixel x with mean m, another mean a is at least |a - m| - |x - m| away.
+    """
+    instances = clusters.means[:, _INSTANCES]
+    gaps = torch.cdist(clusters.means, instances, compute_mode="donot_use_mm_for_euclid_dist")
+    gaps.masked_fill_(~clusters.exists[:, None, _INSTANCES], math.inf)
+    gaps.diagonal(offset=-2, dim1=1, dim2=2).fill_(math.inf)
+    nearest = gaps.amin(dim=2) if gaps.shape[2] else torch.full_like(clusters.counts, math.inf)
+    nearest[:, 0] = -math.inf  # unlabeled pixels have no mean of their own
+    room = nearest.flatten()[clusters.index] - reach_of_soft_mask(two_sigma_squared)
+    return clusters.squared.sqrt() < room
+
+
+def unlabeled_push(clusters: Clusters, hinges: Float[Tensor, "b a"]) -> Float[Tensor, " b"]:
     """Mean hinged squared distance of unlabeled pixels to each instance mean (eq. 5)."""
-    unlabeled = clusters.embedding[clusters.ids[clusters.index] == UNLABELED]
-    anchors = clusters.means[clusters.instances]
-    if not len(unlabeled) or not len(anchors):
-        return clusters.embedding.sum() * 0.0
-
-    def hinges(pixels: Tensor, chunk: Tensor) -> Tensor:
-        distance = _squared_distances(chunk, pixels).clamp_min(_TINY**2).sqrt()
-        return torch.relu(delta_dist - distance).square().mean(dim=1)
-
-    return torch.cat(
-        [_recomputed(hinges, unlabeled, c) for c in torch.split(anchors, _CHUNK)]
-    ).mean()
+    unlabeled = clusters.counts[:, :1].clamp_min(1)
+    return _mean(hinges / unlabeled, clusters.exists[:, _INSTANCES])
 
 
 def instance(
     clusters: Clusters,
+    soft_squared: Float[Tensor, "b a"],
     two_sigma_squared: float,
     reduction: Literal["per_instance", "joint"] = "per_instance",
-) -> Tensor:
+) -> Float[Tensor, " b"]:
     """Dice loss between the soft mask around each instance's mean and its true mask (eq. 4).
 
     `per_instance` is the mean of one Dice per instance, so that small ones count; `joint` is
     one Dice over all of them, as the published code computes it.
     """
-    positions = clusters.instances
-    if not len(positions):
-        return clusters.embedding.sum() * 0.0
-
-    def sums(pixels: Tensor, anchors: Tensor, chunk: Tensor) -> Tensor:
-        soft = torch.exp(-_squared_distances(anchors, pixels) / two_sigma_squared)
-        inside = clusters.index == chunk[:, None]
-        return torch.stack([(soft * inside).sum(dim=1), soft.square().sum(dim=1)])
-
-    anchors = clusters.means[positions]
-    parts = [
-        _recomputed(sums, clusters.embedding, a, p)
-        for a, p in zip(torch.split(anchors, _CHUNK), torch.split(positions, _CHUNK), strict=True)
-    ]
-    shared, soft_squared = torch.cat(parts, dim=1)
-    return _dice_loss(shared, soft_squared, clusters.counts[positions], reduction)
+    shared = clusters.sum_over_each(_soft_mask(clusters.squared, two_sigma_squared))
+    counts, exists = clusters.counts[:, _INSTANCES], clusters.exists[:, _INSTANCES]
+    return _dice_loss(shared[:, _INSTANCES], soft_squared + counts, exists, reduction)
 
 
 def consistency(
-    pair: tuple[Float[Tensor, "e *space"], Float[Tensor, "e *space"]],
-    labels: Int[Tensor, "*space"],
+    f: Float[Tensor, "b p e"],
+    g: Float[Tensor, "b p e"],
+    anchors: list[Tensor],
     settings: LossSettings,
-    generator: torch.Generator,
-) -> Tensor:
-    """Dice loss between the soft masks of f and g around unlabeled anchors (eq. 6).
+) -> Float[Tensor, " b"]:
+    """Dice loss between the soft masks of f and g around each image's anchors (eq. 6).
 
-    Anchors are drawn from the unlabeled pixels that no earlier anchor covers in either space,
-    until these are fewer than `volume_ratio` of the image or `max_anchors` are drawn.
     No gradient reaches g.
     """
-    f, g = pair[0].flatten(1).T, pair[1].detach().flatten(1).T
-    chosen = _draw_anchors(f.detach(), g, labels.flatten() == UNLABELED, settings, generator)
-    if not len(chosen):
-        return f.sum() * 0.0
-    width = settings.two_sigma_squared
-
-    def sums(pixels: Tensor, anchors_f: Tensor, anchors_g: Tensor) -> Tensor:
-        soft_f = torch.exp(-_squared_distances(anchors_f, pixels) / width)
-        soft_g = torch.exp(-_squared_distances(anchors_g, g) / width)
-        return torch.stack(
-            [(soft_f * soft_g).sum(1), soft_f.square().sum(1), soft_g.square().sum(1)]
-        )
-
-    parts = [_recomputed(sums, f, f[part], g[part]) for part in torch.split(chosen, _CHUNK)]
-    shared, squared_f, squared_g = torch.cat(parts, dim=1)
-    return _dice_loss(shared, squared_f, squared_g, settings.dice)
+    shared, squared_f, squared_g = sum_over_twins(f, g, anchors, settings.two_sigma_squared)
+    counts = torch.tensor([len(chosen) for chosen in anchors], device=f.device)
+    is_drawn = torch.arange(shared.shape[1], device=f.device) < counts[:, None]
+    return _dice_loss(shared, squared_f + squared_g, is_drawn, settings.dice)
 
 
-def foreground(logit: Float[Tensor, "1 *space"], labels: Int[Tensor, "*space"]) -> Tensor:
+def foreground(
+    logit: Float[Tensor, "b 1 *space"], labels: Int[Tensor, "b *space"]
+) -> Float[Tensor, " b"]:
     """Cross-entropy and Dice of the foreground head, on pixels whose state is known.
 
     Without labelled background every known pixel is an instance and the answer would be
     "everywhere": the term is then zero.
     """
-    known = labels != UNLABELED
-    truth = (labels > BACKGROUND)[known].to(logit.dtype)
-    if not known.any() or bool((labels[known] != BACKGROUND).all()):
-        return logit.sum() * 0.0
-    values = logit[0][known]
-    probability = torch.sigmoid(values)
-    dice = _dice_loss(
-        (probability * truth).sum()[None],
-        probability.square().sum()[None],
-        truth.sum()[None],
-        "joint",
-    )
+    values, states = logit.flatten(1), labels.flatten(1)
+    known = (states != UNLABELED).to(values.dtype)
+    truth = (states > BACKGROUND).to(values.dtype)
+    instances = truth.sum(dim=1)
+    entropy = F.binary_cross_entropy_with_logits(values, truth, weight=known, reduction="none")
+    probability = torch.sigmoid(values) * known
+    shared = (probability * truth).sum(dim=1)
+    dice = 1.0 - 2.0 * shared / (probability.square().sum(dim=1) + instances).clamp_min(_TINY)
     # an image without any instance has no Dice
-    return F.binary_cross_entropy_with_logits(values, truth) + dice * truth.any()
+    term = entropy.sum(dim=1) / known.sum(dim=1).clamp_min(1) + dice * (instances > 0)
+    return term * (states == BACKGROUND).any(dim=1)
 
 
 def positive_unlabeled_risk(
@@ -247,18 +285,21 @@ def positive_unlabeled_risk(
         and it is the part of the known background alone, zero if there is none.
     """
     values, states = logit.flatten(), labels.flatten()
-    positive, background = states > BACKGROUND, states == BACKGROUND
+    positive, background, unlabeled = (
+        mask.to(values.dtype)
+        for mask in (states > BACKGROUND, states == BACKGROUND, states == UNLABELED)
+    )
     as_foreground, as_background = torch.sigmoid(-values), torch.sigmoid(values)
     n = len(states)
-    known_negatives = as_background[background].sum() / n
-    if not positive.any():
-        return known_negatives
-    labelled = int(positive.sum()) / n
-    foreground_part = min(max(prior, labelled), 1.0 - int(background.sum()) / n)
-    hidden = (foreground_part - labelled) * as_background[positive].mean()
-    unlabeled_negatives = as_background[states == UNLABELED].sum() / n - hidden
-    positives = foreground_part * as_foreground[positive].mean()
-    return positives + known_negatives + unlabeled_negatives.clamp_min(0.0)
+    labelled, known = positive.sum() / n, background.sum() / n
+    known_negatives = (as_background * background).sum() / n
+    foreground_part = torch.clamp(labelled.new_tensor(prior), min=labelled, max=1.0 - known)
+    positives = positive.sum().clamp_min(1)
+    hidden = (foreground_part - labelled) * (as_background * positive).sum() / positives
+    unlabeled_negatives = (as_background * unlabeled).sum() / n - hidden
+    seen = foreground_part * (as_foreground * positive).sum() / positives
+    others = seen + unlabeled_negatives.clamp_min(0.0)
+    return known_negatives + others * (labelled > 0)
 
 
 def spoco_loss(
@@ -277,103 +318,78 @@ def spoco_loss(
         momentum_embedding: What g says of the second view; None leaves consistency out.
         labels: UNLABELED, BACKGROUND or an instance id, in the geometry of both views.
         settings: Margins and weights.
-        generator: Draws the anchors of the consistency term.
+        generator: Draws the anchors of the consistency term, from a seed for each image.
     """
-    embedding = output.embedding.float()
-    foreground_terms = _foreground_of_each(output.foreground, labels, settings.foreground_prior)
-    rows = []
-    for number, image_labels in enumerate(labels):
-        clusters = find_clusters(embedding[number], image_labels)
-        nothing = embedding.new_zeros(())
-        rows.append(
-            [
-                pull(clusters, settings.delta_var),
-                push(clusters, settings.delta_dist),
-                norm(clusters),
-                unlabeled_push(clusters, settings.delta_dist),
-                instance(clusters, settings.two_sigma_squared, settings.dice),
-                nothing
-                if momentum_embedding is None
-                else consistency(
-                    (embedding[number], momentum_embedding[number].float()),
-                    image_labels,
-                    settings,
-                    generator,
-                ),
-                nothing if foreground_terms is None else foreground_terms[number],
-            ]
+    clusters = find_clusters(output.embedding.float(), labels)
+    soft_squared, hinges = sum_for_instances(
+        clusters, settings.two_sigma_squared, settings.delta_dist
+    )
+    seeds = torch.randint(2**62, (len(labels),), generator=generator).tolist()
+    nothing = clusters.squared.new_zeros(len(labels))
+    rows = [
+        pull(clusters, settings.delta_var),
+        push(clusters, settings.delta_dist),
+        norm(clusters),
+        unlabeled_push(clusters, hinges),
+        instance(clusters, soft_squared, settings.two_sigma_squared, settings.dice),
+        nothing
+        if momentum_embedding is None
+        else _consistency_of_each(clusters, momentum_embedding, settings, seeds),
+        nothing
+        if output.foreground is None
+        else _foreground_of_each(output.foreground.float(), labels, clusters, settings),
+    ]
+    terms = torch.stack(rows).mean(dim=1)
+    total = sum(w * term for w, term in zip(settings.weights, terms.unbind(), strict=True))
+    return LossTerms._make([*terms.unbind(), total])
+
+
+def _consistency_of_each(
+    clusters: Clusters, momentum_embedding: Tensor, settings: LossSettings, seeds: list[int]
+) -> Tensor:
+    """Draw the anchors of each image from its seed, and compare f and g around them."""
+    f = clusters.embedding
+    g = momentum_embedding.detach().float().flatten(2).transpose(1, 2).contiguous()
+    anchors = [
+        draw_anchors(one, twin, unlabeled, settings, torch.Generator().manual_seed(seed))
+        for one, twin, unlabeled, seed in zip(
+            f.detach(), g, clusters.is_unlabeled, seeds, strict=True
         )
-    terms = torch.stack([torch.stack(row) for row in rows]).mean(dim=0)
-    weights = terms.new_tensor(settings.weights)
-    return LossTerms._make([*terms.unbind(), (terms * weights).sum()])
+    ]
+    return consistency(f, g, anchors, settings)
 
 
 def _foreground_of_each(
-    logits: Tensor | None, labels: Tensor, prior: float | None
-) -> list[Tensor] | None:  # (b, 1, *space), (b, *space)
-    """Evaluate the foreground term of each image; None without a head."""
-    if logits is None:
-        return None
-    logits = logits.float()
-    terms = [foreground(*image) for image in zip(logits, labels, strict=True)]
-    sparse = (labels == UNLABELED).flatten(1).any(dim=1)
-    if prior is None or not sparse.any():
+    logits: Tensor, labels: Tensor, clusters: Clusters, settings: LossSettings
+) -> Tensor:
+    """Evaluate the foreground term of each image."""
+    terms = foreground(logits, labels)
+    sparse = [image for image, count in enumerate(clusters.unlabeled) if count]
+    if settings.foreground_prior is None or not sparse:
         return terms
-    shared = positive_unlabeled_risk(logits[sparse], labels[sparse], prior)
-    return [shared if s else term for s, term in zip(sparse.tolist(), terms, strict=True)]
+    shared = positive_unlabeled_risk(logits[sparse], labels[sparse], settings.foreground_prior)
+    return torch.where(clusters.exists[:, 0], shared, terms)
 
 
-def _draw_anchors(
-    f: Tensor,
-    g: Tensor,
-    unlabeled: Tensor,
-    settings: LossSettings,
-    generator: torch.Generator,
-) -> Tensor:
-    """Pick pixel numbers of anchors until nearly no unlabeled pixel is left uncovered."""
-    chosen: list[Tensor] = []
-    rest = unlabeled.clone()
-    enough = settings.volume_ratio * len(rest)
-    squared = settings.delta_var**2
-    with torch.no_grad():
-        for _ in range(settings.max_anchors):
-            candidates = torch.nonzero(rest)[:, 0]
-            if len(candidates) < enough or not len(candidates):
-                break
-            draw = torch.rand((), generator=generator).item()  # the same on every device
-            pixel = candidates[min(int(draw * len(candidates)), len(candidates) - 1)]
-            chosen.append(pixel)
-            for embedding in (f, g):
-                rest &= (embedding - embedding[pixel]).square().sum(dim=1) >= squared
-            rest[pixel] = False
-    return torch.stack(chosen) if chosen else torch.empty(0, dtype=torch.long, device=f.device)
+def _soft_mask(squared: Tensor, two_sigma_squared: float) -> Tensor:
+    """exp(-d^2 / two_sigma_squared), but not so small that computing with it is slow."""
+    return torch.exp((squared / -two_sigma_squared).clamp_min(_LEAST_EXPONENT))
 
 
-def _squared_distances(anchors: Tensor, pixels: Tensor) -> Tensor:  # (a, e), (p, e) -> (a, p)
-    """Squared distances by one matrix product, around a common centre for precision."""
-    centre = anchors.detach().mean(dim=0)
-    a, p = anchors - centre, pixels - centre
-    lengths = a.square().sum(dim=1)[:, None] + p.square().sum(dim=1)
-    return (lengths - 2 * a @ p.T).clamp_min(0.0)
+def _mean(values: Tensor, which: Tensor) -> Tensor:  # (b, n), (b, n) -> (b)
+    """Mean over the columns that count; zero where none does."""
+    return (values * which).sum(dim=1) / which.sum(dim=1).clamp_min(1)
 
 
-def _dice_loss(
-    shared: Tensor, first_squared: Tensor, second_squared: Tensor, reduction: str
-) -> Tensor:
-    """1 - 2 sum(st) / (sum(s^2) + sum(t^2)), from its sums, one of each an instance."""
-    both = first_squared + second_squared
+def _dice_loss(shared: Tensor, squared: Tensor, which: Tensor, reduction: str) -> Tensor:
+    """1 - 2 sum(st) / (sum(s^2) + sum(t^2)) of each image, from these sums for each instance."""
     if reduction == "joint":
-        return 1.0 - 2.0 * shared.sum() / both.sum().clamp_min(_TINY)
-    return (1.0 - 2.0 * shared / both.clamp_min(_TINY)).mean()
-
-
-def _recomputed(function, *arguments: Tensor) -> Tensor:  # type: ignore[no-untyped-def]  # noqa: ANN001
-    """Call a function whose intermediate results are computed again in the backward pass."""
-    result: Tensor = checkpoint(function, *arguments, use_reentrant=False)
-    return result
+        shared, squared = ((v * which).sum(dim=1, keepdim=True) for v in (shared, squared))
+        which = which.any(dim=1, keepdim=True)
+    return _mean(1.0 - 2.0 * shared / squared.clamp_min(_TINY), which)
 
 
 def iterate_terms(terms: LossTerms) -> Iterator[tuple[str, float]]:
     """Yield name and value of every term, for logs."""
-    for name, value in zip(terms._fields, terms, strict=True):
-        yield name, float(value.detach())
+    values = torch.stack([term.detach() for term in terms]).tolist()
+    yield from zip(terms._fields, values, strict=True)

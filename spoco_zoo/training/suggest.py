@@ -29,11 +29,11 @@ from torch import Tensor
 from spoco_zoo.errors import ImageError
 from spoco_zoo.foreground import External, Head, find_foreground
 from spoco_zoo.images import read_image
-from spoco_zoo.labels import BACKGROUND, UNLABELED
 from spoco_zoo.normalization import fit_affine
 from spoco_zoo.recipe import Recipe
 from spoco_zoo.spec import LossSettings, Spec
 from spoco_zoo.tiling import Box, inner_box
+from spoco_zoo.training.anchors import draw_anchors
 from spoco_zoo.training.checkpoints import load_run
 from spoco_zoo.training.loss import consistency
 from spoco_zoo.training.momentum import MomentumPair
@@ -195,8 +195,12 @@ def disagreement(
     chosen = settings.model_copy(
         update={"max_anchors": _ANCHORS, "volume_ratio": 0.0, "dice": "per_instance"}
     )
-    states = torch.from_numpy(np.where(maybe, UNLABELED, BACKGROUND)).to(pair[0].device)
-    found = float(consistency(pair, states, chosen, torch.Generator().manual_seed(0)))
+    f, g = (embedding.flatten(1).T for embedding in pair)
+    places = torch.from_numpy(maybe.ravel()).to(f.device)
+    anchors = draw_anchors(f, g, places, chosen, torch.Generator().manual_seed(0))
+    if not len(anchors):
+        return 0.0
+    found = float(consistency(f[None], g[None], [anchors], chosen)[0])
     return min(max(found, 0.0), 1.0)  # rounding
 
 

@@ -40,6 +40,7 @@ COLUMNS = [
     "foreground",
     "learning_rate",
     "seconds_per_step",
+    "data_seconds",
     "score",
 ]
 
@@ -117,7 +118,7 @@ def facts_of(folder):
     checkpoints = [load_checkpoint(folder / name) for name in ("last.pt", "best.pt")]
     for state in checkpoints:
         state["recent"] = [terms for terms, _ in state["recent"]]
-    rows = [{n: v for n, v in row.items() if n != "seconds_per_step"} for row in history_of(folder)]
+    rows = [{n: v for n, v in row.items() if "seconds" not in n} for row in history_of(folder)]
     texts = ("spec.yaml", "instances.json", "environment.json", "recipe.json")
     return checkpoints, rows, [(folder / name).read_text() for name in texts]
 
@@ -346,6 +347,7 @@ def test_the_history_has_a_row_every_ten_steps_and_one_at_the_end(whole):
         total = sum(weight * float(row[name]) for name, weight in weights.items())
         assert float(row["total"]) == pytest.approx(total, rel=1e-3)
         assert float(row["seconds_per_step"]) > 0
+        assert float(row["data_seconds"]) > 0
         rate = learning_rate(make_spec(), int(row["step"]) - 1)
         assert float(row["learning_rate"]) == pytest.approx(rate, rel=1e-5)
     assert [report.step for report in reports] == list(range(1, 15))
@@ -353,6 +355,20 @@ def test_the_history_has_a_row_every_ten_steps_and_one_at_the_end(whole):
     assert reports[0].terms == {}
     last = {name: float(rows[-1][name]) for name in COLUMNS[1:9]}
     assert reports[-1].terms == last
+
+
+def test_a_history_from_before_data_seconds_were_kept_is_gone_on_with(discs, tmp_path):
+    spec = make_spec(schedule={"steps": 11, "validate_every": 11}, clustering={"fit": False})
+    run(spec, discs, tmp_path / "run", **stop_at(10))
+    (row,) = history_of(tmp_path / "run")
+    del row["data_seconds"]
+    lines = [",".join(row), ",".join(row.values())]
+    (tmp_path / "run" / "history.csv").write_text("\n".join(lines) + "\n")
+    run(spec, discs, tmp_path / "run", resume=True)
+    before, after = history_of(tmp_path / "run")
+    assert before == {**row, "data_seconds": ""}
+    assert list(after) == COLUMNS
+    assert float(after["data_seconds"]) > 0
 
 
 def test_the_score_of_a_validation_stands_in_the_history(whole):

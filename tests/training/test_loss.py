@@ -16,11 +16,11 @@ from torch.autograd import gradcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from spoco_zoo.spec import LossSettings
+from spoco_zoo.training.anchors import draw_anchors
 from spoco_zoo.training.loss import (
     BACKGROUND,
     UNLABELED,
     LossTerms,
-    _draw_anchors,
     consistency,
     find_clusters,
     foreground,
@@ -31,6 +31,7 @@ from spoco_zoo.training.loss import (
     pull,
     push,
     spoco_loss,
+    sum_for_instances,
     unlabeled_push,
 )
 from spoco_zoo.training.net import NetOutput
@@ -157,14 +158,40 @@ def slow_positive_unlabeled_risk(logit, labels, prior):
     return seen + background + (unlabeled - hidden if unlabeled > hidden else 0.0)
 
 
+def clusters_of(embedding, labels):
+    return find_clusters(embedding[None], labels[None])
+
+
+def instance_of(clusters, width, reduction="per_instance"):
+    return instance(clusters, sum_for_instances(clusters, width, 1.0)[0], width, reduction)
+
+
+def unlabeled_push_of(clusters, delta_dist):
+    return unlabeled_push(clusters, sum_for_instances(clusters, 1.0, delta_dist)[1])
+
+
+def consistency_of(pair, labels, words, generator):
+    """Draw the anchors of one image, and compare f and g around them."""
+    f, g = (e.flatten(1).T for e in pair)
+    unlabeled = labels.flatten() == UNLABELED
+    anchors = draw_anchors(f.detach(), g.detach(), unlabeled, words, generator)
+    return consistency(f[None], g[None].detach(), [anchors], words)
+
+
+def foreground_of(logit, labels):
+    return foreground(logit[None], labels[None])
+
+
 def fast_terms(embedding, labels, words):
-    clusters = find_clusters(torch.from_numpy(embedding), torch.from_numpy(labels))
+    clusters = clusters_of(torch.from_numpy(embedding), torch.from_numpy(labels))
+    width = words.two_sigma_squared
+    soft_squared, hinges = sum_for_instances(clusters, width, words.delta_dist)
     return {
         "pull": pull(clusters, words.delta_var),
         "push": push(clusters, words.delta_dist),
         "norm": norm(clusters),
-        "unlabeled_push": unlabeled_push(clusters, words.delta_dist),
-        "instance": instance(clusters, words.two_sigma_squared, words.dice),
+        "unlabeled_push": unlabeled_push(clusters, hinges),
+        "instance": instance(clusters, soft_squared, width, words.dice),
     }
 
 
@@ -345,9 +372,9 @@ def test_golden_values_of_the_reference(b, zero, dice, values, total):
 def test_the_soft_mask_is_a_half_at_delta_var():
     assert DEFAULTS.two_sigma_squared == pytest.approx(0.3606738, abs=1e-7)
     embedding = torch.tensor([[0.0, 0.5, -0.5, 9.0]], dtype=torch.float64)
-    clusters = find_clusters(embedding, torch.tensor([3, UNLABELED, UNLABELED, UNLABELED]))
+    clusters = clusters_of(embedding, torch.tensor([3, UNLABELED, UNLABELED, UNLABELED]))
     # one pixel of 1, two of one half, one of nothing, against a mask of one pixel
-    dice = instance(clusters, DEFAULTS.two_sigma_squared)
+    dice = instance_of(clusters, DEFAULTS.two_sigma_squared)
     assert dice.item() == pytest.approx(1 - 2 * 1 / (1 + 2 * 0.25 + 1), abs=1e-9)
 
 
@@ -355,10 +382,10 @@ def test_one_dice_an_instance_counts_small_ones_and_one_over_all_does_not():
     labels = torch.cat([torch.full((98,), 1), torch.full((2,), 2)])
     embedding = torch.zeros(1, 100, dtype=torch.float64)
     embedding[0, 98:] = torch.tensor([9.0, 11.0], dtype=torch.float64)  # the small one is torn
-    clusters = find_clusters(embedding, labels)
+    clusters = clusters_of(embedding, labels)
     width = DEFAULTS.two_sigma_squared
-    assert instance(clusters, width, "per_instance").item() > 0.3
-    assert instance(clusters, width, "joint").item() < 0.03
+    assert instance_of(clusters, width, "per_instance").item() > 0.3
+    assert instance_of(clusters, width, "joint").item() < 0.03
 
 
 # What each term leaves alone.
@@ -383,7 +410,7 @@ def test_a_perfect_embedding_costs_nothing_but_its_length():
 def test_pixels_within_the_margins_cost_nothing():
     labels = torch.tensor([1] * 4 + [2] * 4)
     embedding = torch.tensor([[0.49, -0.49, 0, 0, 4.3, 3.7, 4.0, 4.0]], dtype=torch.float64)
-    clusters = find_clusters(embedding, labels)
+    clusters = clusters_of(embedding, labels)
     assert pull(clusters, 0.5).item() == push(clusters, 2.0).item() == 0.0
     assert pull(clusters, 0.25).item() > 0.0
     assert push(clusters, 2.1).item() == pytest.approx(0.2**2)
@@ -395,18 +422,18 @@ def test_unlabeled_pixels_exert_no_pull_and_no_push_on_means():
     other = torch.where(labels == UNLABELED, embedding.flip(2) + 3, embedding)
     for term, margin in ((pull, 0.5), (push, 2.0)):
         leaf = embedding.clone().requires_grad_()
-        value = term(find_clusters(leaf, labels), margin)
+        value = term(clusters_of(leaf, labels), margin)
         (gradient,) = torch.autograd.grad(value, leaf)
         assert value.item() > 0
         assert gradient[:, labels == UNLABELED].abs().max() == 0.0
         assert gradient[:, labels != UNLABELED].abs().max() > 0.0
-        assert term(find_clusters(other, labels), margin).item() == value.item()
+        assert term(clusters_of(other, labels), margin).item() == value.item()
 
 
 def test_unlabeled_push_leaves_background_alone_and_moves_pixels_out_of_instances():
     labels = torch.tensor([[1, 1, UNLABELED, BACKGROUND]])
     embedding = torch.tensor([[[0.0, 0.0, 1.0, 0.9]]], dtype=torch.float64).requires_grad_()
-    value = unlabeled_push(find_clusters(embedding, labels), 2.0)
+    value = unlabeled_push_of(clusters_of(embedding, labels), 2.0)
     (gradient,) = torch.autograd.grad(value, embedding)
     assert value.item() == pytest.approx(1.0)
     assert gradient[0, 0].tolist() == pytest.approx([1.0, 1.0, -2.0, 0.0])
@@ -454,7 +481,7 @@ def test_distances_keep_their_digits_far_from_the_origin():
     embedding = torch.round(torch.randn(8, 12, 12, generator=draws(0)) * 512) / 1024
     labels = torch.randint(-1, 5, (12, 12), generator=draws(1))
     near, far = (dict(iterate_terms(without_consistency(e, labels))) for e in _moved(embedding))
-    twins = [consistency((e, e), labels, DEFAULTS, draws()).item() for e in _moved(embedding)]
+    twins = [consistency_of((e, e), labels, DEFAULTS, draws()).item() for e in _moved(embedding)]
     for name in ("pull", "push", "unlabeled_push", "instance"):
         assert near[name] > 0.01
         assert far[name] == pytest.approx(near[name], rel=1e-3), name
@@ -482,27 +509,27 @@ LABELS = torch.tensor([[0, 0, 1, 1, -1], [2, 2, 1, -1, -1], [2, 0, 0, 3, -1]])
         lambda c: pull(c, 0.5),
         lambda c: push(c, 2.0),
         norm,
-        lambda c: unlabeled_push(c, 2.0),
-        lambda c: instance(c, 1.5, "per_instance"),
-        lambda c: instance(c, 1.5, "joint"),
+        lambda c: unlabeled_push_of(c, 2.0),
+        lambda c: instance_of(c, 1.5, "per_instance"),
+        lambda c: instance_of(c, 1.5, "joint"),
     ],
     ids=["pull", "push", "norm", "unlabeled_push", "instance", "instance_joint"],
 )
 def test_gradients_of_the_supervised_terms_are_right(term, seed):
     embedding = leaf_of(seed)
-    assert term(find_clusters(embedding, LABELS)).item() > 0
-    assert gradcheck(lambda e: term(find_clusters(e, LABELS)), embedding)
+    assert term(clusters_of(embedding, LABELS)).item() > 0
+    assert gradcheck(lambda e: term(clusters_of(e, LABELS)), embedding)
 
 
 @pytest.mark.parametrize("dice", ["per_instance", "joint"])
 def test_the_gradient_of_consistency_is_right(dice):
     words = LossSettings(dice=dice, delta_var=1.0)
     f, g = leaf_of(0), leaf_of(1).detach()
-    assert gradcheck(lambda e: consistency((e, g), LABELS, words, draws()), f)
+    assert gradcheck(lambda e: consistency_of((e, g), LABELS, words, draws()), f)
 
 
 def test_the_gradient_of_foreground_is_right():
-    assert gradcheck(lambda v: foreground(v, LABELS), leaf_of(0, (1, 3, 5)))
+    assert gradcheck(lambda v: foreground_of(v, LABELS), leaf_of(0, (1, 3, 5)))
 
 
 # Consistency.
@@ -526,7 +553,7 @@ def test_consistency_compares_the_soft_masks_of_both_networks(dice):
     ]
     tensors = torch.from_numpy(f), torch.from_numpy(g)
     for seed in range(4):
-        value = consistency(tensors, torch.from_numpy(labels), words, draws(seed))
+        value = consistency_of(tensors, torch.from_numpy(labels), words, draws(seed))
         assert value.item() == pytest.approx(slow_dice(pairs, words), abs=1e-9)
     assert value.item() > 0.01
 
@@ -539,8 +566,8 @@ def test_consistency_is_the_dice_of_the_anchors_that_were_drawn(problem, words, 
     flat_f, flat_g = f.reshape(len(f), -1), g.reshape(len(g), -1)
     tensors = torch.from_numpy(f), torch.from_numpy(g)
     unlabeled = torch.from_numpy(labels.ravel()) == UNLABELED
-    anchors = _draw_anchors(*(t.flatten(1).T for t in tensors), unlabeled, words, draws(seed))
-    value = consistency(tensors, torch.from_numpy(labels), words, draws(seed)).item()
+    anchors = draw_anchors(*(t.flatten(1).T for t in tensors), unlabeled, words, draws(seed))
+    value = consistency_of(tensors, torch.from_numpy(labels), words, draws(seed)).item()
     pairs = [
         (slow_soft(flat_f, flat_f[:, n], words), slow_soft(flat_g, flat_g[:, n], words))
         for n in anchors.tolist()
@@ -553,10 +580,10 @@ def test_consistency_depends_on_its_generator_alone():
     f, g = (torch.randn(3, 12, 12, generator=draws(n)) for n in (1, 2))
     labels = torch.full((12, 12), UNLABELED)
     torch.manual_seed(0)
-    first = consistency((f, g), labels, DEFAULTS, draws(5)).item()
+    first = consistency_of((f, g), labels, DEFAULTS, draws(5)).item()
     torch.manual_seed(1)
-    again = consistency((f, g), labels, DEFAULTS, draws(5)).item()
-    other = consistency((f, g), labels, DEFAULTS, draws(6)).item()
+    again = consistency_of((f, g), labels, DEFAULTS, draws(5)).item()
+    other = consistency_of((f, g), labels, DEFAULTS, draws(6)).item()
     assert first == again
     assert first != other
 
@@ -564,14 +591,14 @@ def test_consistency_depends_on_its_generator_alone():
 def test_consistency_moves_f_and_never_g():
     f, g = (leaf_of(n, (2, 4, 4)) for n in (1, 2))
     labels = torch.full((4, 4), UNLABELED)
-    consistency((f, g), labels, DEFAULTS, draws()).backward()
+    consistency_of((f, g), labels, DEFAULTS, draws()).backward()
     assert g.grad is None
     assert f.grad.abs().max() > 0
 
 
 def anchors_of(f, g, unlabeled, words=DEFAULTS, seed=0):
     flat = (torch.as_tensor(e, dtype=torch.float64).reshape(len(e), -1).T for e in (f, g))
-    return _draw_anchors(*flat, torch.as_tensor(unlabeled), words, draws(seed)).tolist()
+    return draw_anchors(*flat, torch.as_tensor(unlabeled), words, draws(seed)).tolist()
 
 
 @pytest.mark.parametrize("most", [1, 7, 20])
@@ -622,7 +649,7 @@ def test_the_draw_ends_when_the_rest_is_a_small_part_of_the_whole_image():
 
 def test_consistency_is_zero_where_everything_is_labelled():
     f, g = (leaf_of(n, (2, 4, 4)) for n in (1, 2))
-    value = consistency((f, g), torch.ones(4, 4, dtype=torch.int64), DEFAULTS, draws())
+    value = consistency_of((f, g), torch.ones(4, 4, dtype=torch.int64), DEFAULTS, draws())
     (gradient,) = torch.autograd.grad(value, f)
     assert value.item() == 0.0
     assert gradient.abs().max() == 0.0
@@ -636,21 +663,21 @@ def test_consistency_is_zero_where_everything_is_labelled():
 def test_foreground_is_cross_entropy_and_dice_of_what_is_known(problem, seed):
     labels = problem[1]
     logit = np.random.default_rng(seed).normal(0, 3, (1, *labels.shape))
-    value = foreground(torch.from_numpy(logit), torch.from_numpy(labels)).item()
+    value = foreground_of(torch.from_numpy(logit), torch.from_numpy(labels)).item()
     assert value == pytest.approx(slow_foreground(logit.ravel(), labels.ravel()), abs=1e-9)
 
 
 def test_foreground_ignores_unlabeled_pixels():
     logit = leaf_of(0, (1, 3, 5))
-    (gradient,) = torch.autograd.grad(foreground(logit, LABELS), logit)
+    (gradient,) = torch.autograd.grad(foreground_of(logit, LABELS), logit)
     assert gradient[0][LABELS == UNLABELED].abs().max() == 0.0
     assert gradient[0][LABELS != UNLABELED].abs().min() > 0.0
 
 
 def test_foreground_says_nothing_without_labelled_background():
     logit = leaf_of(0, (1, 3, 5))
-    assert foreground(logit, torch.where(LABELS == BACKGROUND, UNLABELED, LABELS)).item() == 0.0
-    assert foreground(logit, torch.full((3, 5), UNLABELED)).item() == 0.0
+    assert foreground_of(logit, torch.where(LABELS == BACKGROUND, UNLABELED, LABELS)).item() == 0.0
+    assert foreground_of(logit, torch.full((3, 5), UNLABELED)).item() == 0.0
 
 
 # The foreground head without complete labels.
@@ -777,11 +804,11 @@ def test_images_with_unlabeled_pixels_share_one_foreground_term_and_others_keep_
         words = LossSettings(foreground_prior=prior)
         return spoco_loss(output, None, labels[rows], words, draws()).foreground.item()
 
-    assert evaluate([1], 0.6) == evaluate([1]) == foreground(logits[1], labels[1]).item()
+    assert evaluate([1], 0.6) == evaluate([1]) == foreground_of(logits[1], labels[1]).item()
     shared = positive_unlabeled_risk(logits[[0, 2]], labels[[0, 2]], 0.6).item()
     assert evaluate([0, 2], 0.6) == pytest.approx(shared)
     assert evaluate([0, 1, 2], 0.6) == pytest.approx((2 * shared + evaluate([1])) / 3)
-    assert evaluate([0]) == pytest.approx(foreground(logits[0], labels[0]).item())
+    assert evaluate([0]) == pytest.approx(foreground_of(logits[0], labels[0]).item())
     assert evaluate([2]) == 0.0
     assert evaluate([2], 0.6) > 0.1
 
@@ -820,7 +847,7 @@ def test_a_linear_head_learns_foreground_from_one_instance_in_five():
 
 
 def _mean_foreground(logits, labels):
-    return sum(foreground(*image) for image in zip(logits, labels, strict=True)) / len(logits)
+    return sum(foreground_of(*image) for image in zip(logits, labels, strict=True)) / len(logits)
 
 
 # The batch, and what it costs.
@@ -880,9 +907,9 @@ def test_memory_grows_with_the_pixels_and_not_with_pixels_times_instances(dice):
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             terms = spoco_loss(output, twin, labels, LossSettings(dice=dice), draws())
         terms.total.backward()
-    assert len(find_clusters(embedding[0].detach(), labels[0]).instances) == count
-    # one chunk of instances at any moment, and of that nothing from forward to backward
-    assert pixels * dims < sizes.largest <= pixels * 32
+    assert find_clusters(embedding.detach(), labels).exists[0, 2:].sum() == count
+    # one block of pairs at any moment, and of that nothing from forward to backward
+    assert sizes.largest == pixels * dims
     assert sum(tensor.numel() for tensor in saved.values()) < pixels * count / 2
     assert embedding.grad.abs().max() > 0
 
