@@ -176,12 +176,13 @@ class _TwinSums(torch.autograd.Function):
         anchors, width = ctx.words
         for_f = torch.zeros_like(f)
         for near, (image, part) in zip(ctx.near, _blocks_of_each(f, anchors), strict=True):
-            chosen = anchors[image][near]
-            by_shared, by_square, _ = slopes[:, image, : len(anchors[image]), None][:, near]
-            a, x = _centre(f[image, chosen], f[image, part])
+            chosen = anchors[image]
+            by_shared, by_square, _ = slopes[:, image, : len(chosen), None][:, near]
+            # the centre is that of all anchors: those that are near may be none
+            (a, x), (b, y) = (_centre(e[image, chosen], e[image, part]) for e in (f, g))
+            a, b, chosen = a[near], b[near], chosen[near]
             soft_f = _soft(_squared_distances(a, x), width)
-            twins = _centre(g[image, chosen], g[image, part])
-            soft_g = _soft(_squared_distances(*twins), width)
+            soft_g = _soft(_squared_distances(b, y), width)
             # the derivative of by_shared s_f s_g + by_square s_f^2 by |x - a|^2
             weights = soft_g.mul_(by_shared).add_(soft_f * (2 * by_square)).mul_(soft_f)
             for_pixels, for_chosen = _gradients(weights.div_(-width), a, x)

@@ -19,7 +19,7 @@ def make(path, *steps):
     history = History(path)
     history.write()
     for step in steps:
-        history.add(step, MEANS, 0.001, 0.5)
+        history.add(step, MEANS, 0.001, (0.5, 0.25))
     return history
 
 
@@ -49,7 +49,7 @@ def test_rows_later_than_the_checkpoint_and_half_a_row_are_taken_out(tmp_path):
     resumed.load(10)
     assert [row[0] for row in resumed.rows] == [10]
     assert read_history(path)["step"].tolist() == [10]
-    resumed.add(20, MEANS, 0.001, 0.5)
+    resumed.add(20, MEANS, 0.001, (0.5, 0.25))
     assert path.read_text() == whole
 
 
@@ -68,7 +68,7 @@ def test_a_full_disk_does_not_stop_a_row_but_the_checkpoint_after_it(tmp_path, m
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "open", fail)
-        history.add(20, MEANS, 0.001, 0.5)
+        history.add(20, MEANS, 0.001, (0.5, 0.25))
     history.write()
     assert read_history(history.path)["step"].tolist() == [10, 20]
 
@@ -91,5 +91,5 @@ def test_a_killed_run_shows_its_rows_and_goes_on_as_if_nothing_was(
     assert read_history(folder / "history.csv")["step"].tolist() == [10]
     train(spec, nuclei_data, folder, TrainOptions(device="cpu", resume=True))
     here, there = (read_history(path / "history.csv") for path in (folder, tiny_run))
-    for name in set(COLUMNS) - {"seconds_per_step"}:
+    for name in set(COLUMNS) - {"seconds_per_step", "data_seconds"}:
         assert here[name].tolist() == pytest.approx(there[name].tolist(), nan_ok=True), name

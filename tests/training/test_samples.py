@@ -272,8 +272,8 @@ def test_the_number_of_workers_changes_nothing(workers):
     device = torch.device("cpu")
     alone = SparseSamples(samples, make_spec(steps=7))
     found = list(_batches(samples, make_spec(steps=7, workers=workers), 2, device))
-    assert [step for step, _ in found] == [2, 3, 4, 5, 6]
-    assert all(equal(batch, alone[step]) for step, batch in found)
+    assert [step for step, _, _ in found] == [2, 3, 4, 5, 6]
+    assert all(equal(batch, alone[step]) for step, batch, _ in found)
 
 
 @pytest.mark.parametrize("crop", [(16, 16), (4, 16, 16)])
