@@ -22,7 +22,7 @@ in chunks that are computed again in the backward pass, so nothing of the size
 pixels x instances x E ever exists and at most pixels x chunk is alive at once.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -38,6 +38,8 @@ from spoco_zoo.training.net import NetOutput
 
 _CHUNK = 32  # instances whose soft masks are alive at once
 _TINY = 1e-6
+
+Total = Callable[[Tensor], Tensor]  # a sum over the processes that share a batch
 
 
 class LossTerms(NamedTuple):
@@ -211,7 +213,10 @@ def foreground(logit: Float[Tensor, "1 *space"], labels: Int[Tensor, "*space"]) 
 
 
 def positive_unlabeled_risk(
-    logit: Float[Tensor, "b 1 *space"], labels: Int[Tensor, "b *space"], prior: float
+    logit: Float[Tensor, "b 1 *space"],
+    labels: Int[Tensor, "b *space"],
+    prior: float,
+    total: Total = lambda sums: sums,
 ) -> Tensor:
     """Non-negative risk of the foreground head, from positives and unlabeled pixels.
 
@@ -241,6 +246,7 @@ def positive_unlabeled_risk(
         labels: UNLABELED, BACKGROUND or an instance id.
         prior: pi, the part of all these pixels that is foreground. The labels bound it: it is
             at least c, and at most 1 without the part of known background.
+        total: Sums over all processes whose images are part of the sample.
 
     Returns:
         A scalar from 0 to 2. Without any positive pixel nothing tells what the unlabeled are,
@@ -249,16 +255,31 @@ def positive_unlabeled_risk(
     values, states = logit.flatten(), labels.flatten()
     positive, background = states > BACKGROUND, states == BACKGROUND
     as_foreground, as_background = torch.sigmoid(-values), torch.sigmoid(values)
-    n = len(states)
-    known_negatives = as_background[background].sum() / n
-    if not positive.any():
+    # float64: counts of pixels are then exact
+    counts = total(
+        torch.stack([positive.sum(), background.sum(), torch.ones_like(states).sum()]).double()
+    )
+    sums = total(
+        torch.stack(
+            [
+                as_foreground[positive].sum(),
+                as_background[positive].sum(),
+                as_background[background].sum(),
+                as_background[states == UNLABELED].sum(),
+            ]
+        )
+    )
+    numbers: list[float] = counts.tolist()
+    positives, backgrounds, n = numbers[0], numbers[1], max(numbers[2], 1.0)
+    known_negatives = sums[2] / n
+    if not positives:
         return known_negatives
-    labelled = int(positive.sum()) / n
-    foreground_part = min(max(prior, labelled), 1.0 - int(background.sum()) / n)
-    hidden = (foreground_part - labelled) * as_background[positive].mean()
-    unlabeled_negatives = as_background[states == UNLABELED].sum() / n - hidden
-    positives = foreground_part * as_foreground[positive].mean()
-    return positives + known_negatives + unlabeled_negatives.clamp_min(0.0)
+    labelled = positives / n
+    foreground_part = min(max(prior, labelled), 1.0 - backgrounds / n)
+    hidden = (foreground_part - labelled) * sums[1] / positives
+    unlabeled_negatives = sums[3] / n - hidden
+    risk = foreground_part * sums[0] / positives + known_negatives
+    return risk + unlabeled_negatives.clamp_min(0.0)
 
 
 def spoco_loss(
@@ -266,7 +287,8 @@ def spoco_loss(
     momentum_embedding: Float[Tensor, "b e *space"] | None,
     labels: Int[Tensor, "b *space"],
     settings: LossSettings,
-    generator: torch.Generator,
+    generators: Sequence[torch.Generator],
+    total: Total = lambda sums: sums,
 ) -> LossTerms:
     """Evaluate all terms of a batch in float32; each is the mean over its images.
 
@@ -277,10 +299,13 @@ def spoco_loss(
         momentum_embedding: What g says of the second view; None leaves consistency out.
         labels: UNLABELED, BACKGROUND or an instance id, in the geometry of both views.
         settings: Margins and weights.
-        generator: Draws the anchors of the consistency term.
+        generators: Draw the anchors of the consistency term, one for each image.
+        total: Sums over all processes that share the batch; it is called as often in each.
     """
     embedding = output.embedding.float()
-    foreground_terms = _foreground_of_each(output.foreground, labels, settings.foreground_prior)
+    foreground_terms = _foreground_of_each(
+        output.foreground, labels, settings.foreground_prior, total
+    )
     rows = []
     for number, image_labels in enumerate(labels):
         clusters = find_clusters(embedding[number], image_labels)
@@ -298,7 +323,7 @@ def spoco_loss(
                     (embedding[number], momentum_embedding[number].float()),
                     image_labels,
                     settings,
-                    generator,
+                    generators[number],
                 ),
                 nothing if foreground_terms is None else foreground_terms[number],
             ]
@@ -309,7 +334,7 @@ def spoco_loss(
 
 
 def _foreground_of_each(
-    logits: Tensor | None, labels: Tensor, prior: float | None
+    logits: Tensor | None, labels: Tensor, prior: float | None, total: Total
 ) -> list[Tensor] | None:  # (b, 1, *space), (b, *space)
     """Evaluate the foreground term of each image; None without a head."""
     if logits is None:
@@ -317,10 +342,13 @@ def _foreground_of_each(
     logits = logits.float()
     terms = [foreground(*image) for image in zip(logits, labels, strict=True)]
     sparse = (labels == UNLABELED).flatten(1).any(dim=1)
-    if prior is None or not sparse.any():
+    if prior is None:
         return terms
-    shared = positive_unlabeled_risk(logits[sparse], labels[sparse], prior)
-    return [shared if s else term for s, term in zip(sparse.tolist(), terms, strict=True)]
+    # other processes may have sparse images where this one has none
+    shared = positive_unlabeled_risk(logits[sparse], labels[sparse], prior, total)
+    pairs = zip(sparse.tolist(), terms, strict=True)
+    # where it does not count its gradient is zero, but others wait for it
+    return [shared if s else term + 0.0 * shared for s, term in pairs]
 
 
 def _draw_anchors(

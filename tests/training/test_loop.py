@@ -323,6 +323,7 @@ def test_the_run_folder_holds_what_it_promises(discs, whole):
     assert facts == {
         "torch": torch.__version__,
         "device": "cpu",
+        "processes": 1,
         "precision": "float32",
         "parameters": sum(p.numel() for p in build_net(spec).parameters()),
         "train_images": 4,
