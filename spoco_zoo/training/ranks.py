@@ -135,7 +135,7 @@ class Ranks:
         else:
             share_statistics(pair, self)
         ids = [device] if device.type == "cuda" else None
-        return DistributedDataParallel(trained, device_ids=ids, broadcast_buffers=False)
+        return DistributedDataParallel(trained, device_ids=ids)
 
 
 def later(trained: nn.Module, *, last: bool) -> AbstractContextManager[None]:
@@ -149,6 +149,9 @@ def later(trained: nn.Module, *, last: bool) -> AbstractContextManager[None]:
 @contextmanager
 def join_ranks(device: torch.device) -> Iterator[tuple[Ranks, torch.device]]:
     """Meet the other processes, if `torchrun` started any, and part from them at the end.
+
+    Who trains several times in one process meets the others before, by `init_process_group`:
+    they then stay together.
 
     Yields:
         The processes, and the device of this one.
@@ -171,11 +174,14 @@ def join_ranks(device: torch.device) -> Iterator[tuple[Ranks, torch.device]]:
         torch.cuda.set_device(device)
     # what is decided travels between CPUs, so that no GPU waits for it
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    distributed.init_process_group(backend, timeout=_PATIENCE)
+    meets = not distributed.is_initialized()
+    if meets:
+        distributed.init_process_group(backend, timeout=_PATIENCE)
     try:
         yield Ranks(distributed.get_rank(), distributed.get_world_size()), device
     finally:
-        distributed.destroy_process_group()
+        if meets:
+            distributed.destroy_process_group()
 
 
 def share_statistics(net: nn.Module, ranks: Ranks) -> None:

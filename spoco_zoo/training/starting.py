@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
 from spoco_zoo.archive import RDF_NAME, check_zip, read_description
@@ -23,6 +23,7 @@ from spoco_zoo.training.checkpoints import load_checkpoint
 from spoco_zoo.training.net import UNet
 
 _PREFIX = "embedding_net."  # f; g starts as its copy
+_MOST_CHANNELS = 2**16
 
 
 @dataclass(frozen=True)
@@ -81,9 +82,9 @@ class _Architecture(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    in_channels: int
+    in_channels: Annotated[int, Field(ge=1, le=_MOST_CHANNELS)]
     embedding_dim: int
-    widths: tuple[int, ...]
+    widths: tuple[Annotated[int, Field(le=_MOST_CHANNELS)], ...]
     pooling: tuple[tuple[int, ...], ...]
     foreground_head: bool
     order: str
@@ -108,9 +109,9 @@ def _read_package(source: Path) -> Start:
     try:
         name = str(entry["source"])
         net = _Architecture.model_validate(entry["architecture"]["kwargs"]).to_settings()
-        content = package.read(name)
         if entry.get("sha256") not in (None, package.config.files[name]):
             raise KeyError("sha256")
+        content = package.read(name)
     except (ValidationError, KeyError, TypeError, IndexError) as error:
         raise PackageError(
             f"{source / RDF_NAME}: the state dict is not described as spoco-zoo export does: "
