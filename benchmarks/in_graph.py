@@ -8,7 +8,8 @@ With images, labels are compared: those of `segment` with those of the instances
 installed ONNX Runtime. Without, fields of simulated nuclei are made, sparse and dense, and every
 engine opens both packages in a process of its own that times its run: the network alone, and the
 network with clustering inside. Sides take turns; ratios are medians over the rounds, and a process
-runs once, so its first call is what is measured.
+runs once, so its first call is what is measured. Memory is the peak of the process, over that of
+the process with the network alone, in the engines of this Python.
 """
 
 import argparse
@@ -46,11 +47,12 @@ def make_field(size, density):
 
 
 def run_engine(engine, weights, image, folder):
-    """Run some weights once, in a process of their own; the seconds of the run."""
+    """Run some weights once, in a process of their own; its seconds, and its peak memory."""
     np.save(folder / "input.npy", image)
     words = [*engine.command(), weights, folder / "input.npy", folder / "output"]
     ended = subprocess.run(list(map(str, words)), capture_output=True, text=True, check=True)
-    return json.loads(ended.stdout.strip().splitlines()[-1])["seconds"]
+    told = json.loads(ended.stdout.strip().splitlines()[-1])
+    return told["seconds"], told.get("peak_bytes")
 
 
 def normalized(package, image):
@@ -61,8 +63,8 @@ def normalized(package, image):
 def time_engines(options):
     package = load_package(options.embeddings)
     engines = [e for e in pick_engines("cached") if e.kind in WEIGHTS]
-    print("| field | nuclei | engine | with clustering / network | run / network |")
-    print("|---|---|---|---|---|")
+    print("| field | nuclei | engine | with clustering / network | its memory | run / network |")
+    print("|---|---|---|---|---|---|")
     with EmbeddingSession(package, "cpu") as session, tempfile.TemporaryDirectory() as name:
         for size in options.sizes:
             for kind, density in NUCLEI.items():
@@ -70,7 +72,7 @@ def time_engines(options):
                 image = normalized(package, field)
                 for engine in engines:
                     file = WEIGHTS[engine.kind]
-                    ratios, runs = [], []
+                    ratios, runs, peaks = [], [], []
                     for _ in range(options.rounds):
                         both = [
                             run_engine(engine, folder / file, image, Path(name))
@@ -78,15 +80,18 @@ def time_engines(options):
                         ]
                         start = time.perf_counter()
                         count = segment(field, session).max()
-                        runs.append((time.perf_counter() - start) / both[0])
-                        ratios.append(both[1] / both[0])
+                        runs.append((time.perf_counter() - start) / both[0][0])
+                        ratios.append(both[1][0] / both[0][0])
+                        if both[0][1]:
+                            peaks.append(both[1][1] / both[0][1])
                     found = np.load(f"{name}/output0.npy")[0, 0]
                     assert len(np.unique(found[found > 0])) == count
                     low, high = min(ratios), max(ratios)
+                    memory = f"{statistics.median(peaks):.2f}" if peaks else "not told"
                     print(
                         f"| {size} {kind} | {count} | {engine.name} "
                         f"| {statistics.median(ratios):.2f} ({low:.2f} to {high:.2f}) "
-                        f"| {statistics.median(runs):.2f} |",
+                        f"| {memory} | {statistics.median(runs):.2f} |",
                         flush=True,
                     )
 

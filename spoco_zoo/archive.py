@@ -22,6 +22,7 @@ from spoco_zoo.errors import PackageError
 
 RDF_NAME = "rdf.yaml"
 RDF_NAMES = (RDF_NAME, "bioimageio.yaml")  # the second is that of newer tools
+_MOST_BITS = 4096
 _MOST_RDF_BYTES = 4_000_000
 _MOST_FILE_BYTES = 4_000_000_000
 _MOST_BYTES = 16_000_000_000  # of all files of a zip
@@ -154,6 +155,12 @@ class _PlainLoader(yaml.SafeLoader):
         finally:
             self._depth -= 1
 
+    def construct_yaml_int(self, node: Any) -> int:  # noqa: ANN401
+        number = int(super().construct_yaml_int(node))
+        if number.bit_length() > _MOST_BITS:  # no error could name it
+            raise yaml.MarkedYAMLError(problem="a number beyond all counts")
+        return number
+
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:  # noqa: ANN401
         if isinstance(node, yaml.MappingNode):
             words = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
@@ -161,6 +168,9 @@ class _PlainLoader(yaml.SafeLoader):
                 twice = next(word for word in words if words.count(word) > 1)
                 raise yaml.MarkedYAMLError(problem=f"the word {twice!r} twice")
         return super().construct_mapping(node, deep)
+
+
+_PlainLoader.add_constructor("tag:yaml.org,2002:int", _PlainLoader.construct_yaml_int)
 
 
 def verify(location: Path, name: str, content: bytes, expected: str) -> None:

@@ -13,19 +13,21 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
+from spoco_zoo.annotations import read_painted
 from spoco_zoo.boundaries import Watershed
 from spoco_zoo.errors import ImageError, SettingError
 from spoco_zoo.fitting import Embedded, Fitted, fit_recipe
 from spoco_zoo.foreground import Everywhere, External, Head
 from spoco_zoo.foreign import Boundaries, Embeddings, ForeignPackage, is_foreign, load_foreign
-from spoco_zoo.images import read_image, read_labels
-from spoco_zoo.labels import BACKGROUND, UNLABELED
+from spoco_zoo.images import read_image
+from spoco_zoo.labels import BACKGROUND, KNOWN_BACKGROUND, UNLABELED
 from spoco_zoo.package import Package, load_package
 from spoco_zoo.prediction import Settings, embedding_of, predict
 from spoco_zoo.recipe import Consistency, Hdbscan, Recipe
+from spoco_zoo.refusals import explain
 from spoco_zoo.segmentation import embed
 from spoco_zoo.session import EmbeddingSession, NetworkSession
-from spoco_zoo.spec import Spec, explain, parse_spec
+from spoco_zoo.spec import Spec, parse_spec
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ def fit_to_image(
     Args:
         session: A package of embeddings, open.
         image: The image.
-        labels: Its labels.
+        labels: Its labels: an image, or outlines of Fiji or QuPath.
         label_zero: What 0 means there: `background`, or `unlabeled`.
 
     Raises:
@@ -140,21 +142,23 @@ def fit_to_image(
         SettingError: The package gives no embedding.
     """
     package = session.package
-    pixels, truth = read_image(image, package.n_axes).pixels, read_labels(labels)
+    pixels = read_image(image, package.n_axes).pixels
+    truth = read_painted(labels, pixels.shape[1:])
     if truth.shape != pixels.shape[1:]:
         raise ImageError(
             f"{labels} has shape {truth.shape}, {image} has {pixels.shape[1:]}: "
             "expected the labels of this image"
         )
-    if not truth.any():
+    if not (truth > 0).any():
         raise ImageError(f"{labels}: holds no instance: expected some that are labelled")
     if isinstance(session, NetworkSession):
         found = embedding_of(session.package, predict(pixels, session))
     else:
         found = embed(pixels, session)
-    states = truth.astype(np.int64)
+    states = truth.copy()
     if label_zero == "unlabeled":
-        states[states == BACKGROUND] = UNLABELED
+        states[truth == BACKGROUND] = UNLABELED
+    states[truth == KNOWN_BACKGROUND] = BACKGROUND
     seen = Embedded(found.embedding, found.momentum_embedding, found.probability, states)
     if isinstance(package, Package):
         margins = package.config.delta_var, package.config.delta_dist

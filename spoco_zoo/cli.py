@@ -4,19 +4,17 @@ Nothing heavy is imported before a command needs it. A failure that the user can
 line on stderr and exit code 1; wrong usage is exit code 2; Ctrl-C is 130.
 """
 
-import signal
 import sys
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from spoco_zoo import cli_checks
+from spoco_zoo import cli_checks, cli_data, cli_labels, cli_runs
 from spoco_zoo.errors import ImageError, OutputError, PackageError, SettingError, SpocoZooError
-from spoco_zoo.terminal import complain, console, progress_bar, say
+from spoco_zoo.terminal import Interrupt, complain, console, progress_bar, say
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -46,6 +44,10 @@ class Method(StrEnum):
 app.command()(cli_checks.validate)
 app.command("test")(cli_checks.prove)
 app.command()(cli_checks.engines)
+app.command()(cli_runs.report)
+app.command()(cli_labels.budget)
+app.command()(cli_labels.suggest)
+app.command()(cli_data.inspect)
 
 
 def main() -> None:
@@ -71,7 +73,7 @@ def _version(
 
 @app.command()
 def train(
-    data: Annotated[Path, typer.Argument(help="Folder with {train,val}/{images,labels}.")],
+    data: Annotated[Path, typer.Argument(help="Folder of labelled images; see `inspect`.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Run folder to write.")],
     spec: Annotated[Path | None, typer.Option(help="Recipe in YAML; defaults otherwise.")] = None,
     start: Annotated[
@@ -110,7 +112,7 @@ def train(
         "schedule": {"steps": steps, "seed": seed},
     }
     recipe = change_spec(recipe, changes)
-    with progress_bar() as bar, _Interrupt() as interrupt:
+    with progress_bar() as bar, Interrupt() as interrupt:
         task = bar.add_task("starting", total=None, detail="")
         show_step = _show_step(bar, task)
         options = TrainOptions(
@@ -317,26 +319,6 @@ def evaluate(
     if json is not None:
         text = dumps(evaluation.to_json(), indent=1)
         write_bytes(json, text.encode(), overwrite=overwrite)
-
-
-class _Interrupt:
-    """Turn the first Ctrl-C into a wish to stop, so that training can save."""
-
-    def __init__(self) -> None:
-        self.asked = False
-
-    def __enter__(self) -> "_Interrupt":
-        self._before = signal.signal(signal.SIGINT, self._handle)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGINT, self._before)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-        say("stopping after this step; press Ctrl-C again to stop at once", err=True)
 
 
 def _show_step(bar: "Progress", task: "TaskID") -> Callable[["StepReport"], None]:

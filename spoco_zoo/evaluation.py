@@ -10,8 +10,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
+
+from spoco_zoo.annotations import read_painted
 from spoco_zoo.errors import ImageError
 from spoco_zoo.images import pair_files, read_labels
+from spoco_zoo.labels import UNLABELED
 from spoco_zoo.metrics import THRESHOLDS, Scores, Summary, mean_scores, score
 
 
@@ -48,7 +52,8 @@ def evaluate(
 
     Args:
         predictions: A label file, or a folder of them.
-        truth: A label file, or a folder with one of the same name for each prediction.
+        truth: A label file, or a folder with one of the same name for each prediction; outlines
+            of Fiji or QuPath count as label files. What they say to ignore is not scored.
         progress: Called with pairs done and pairs in all, after each pair.
 
     Raises:
@@ -85,14 +90,16 @@ def rows(evaluation: Evaluation) -> list[tuple[str, str]]:
 
 
 def _score_files(prediction_file: Path, truth_file: Path) -> Scores:
-    prediction, truth = read_labels(prediction_file), read_labels(truth_file)
+    prediction = read_labels(prediction_file)
+    truth = read_painted(truth_file, prediction.shape)
     # `score` checks this too, but cannot name the files.
     if prediction.shape != truth.shape:
         raise ImageError(
             f"{prediction_file} has shape {prediction.shape}, {truth_file} has shape "
             f"{truth.shape}: both must be the label images of one image"
         )
-    return score(prediction, truth)
+    prediction[truth == UNLABELED] = 0
+    return score(prediction, np.maximum(truth, 0))
 
 
 def _to_plain(scores: Scores | Summary) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Pictures for people: labels on an image, embeddings as colours, the course of a training.
+"""Pictures for people: labels and mistakes on an image, embeddings as colours, sheets, courses.
 
 Pictures are arrays `(y, x, 3)` of uint8 until `write_png` makes a file of one. A volume is shown
 by its middle slice. Colours depend on the id alone, so an instance has the same colour in every
@@ -7,25 +7,34 @@ picture of the same labels. Only `training_curves` needs matplotlib.
 Not here: label images for other programs (`images`).
 """
 
-import csv
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Bool, Float, Integer, Shaped, UInt8
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
-from spoco_zoo.errors import ImageError, MissingExtraError, SettingError
+from spoco_zoo.errors import ImageError, SettingError
 from spoco_zoo.files import refuse_existing, write_bytes
+from spoco_zoo.labels import UNLABELED
+from spoco_zoo.mistakes import Kind, Verdicts
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    pass
 
-_TERMS = ("pull", "push", "norm", "unlabeled_push", "instance", "consistency", "foreground")
-_COLUMNS = ("step", "total", *_TERMS, "learning_rate", "seconds_per_step", "score")
+KIND_COLORS: dict[Kind, tuple[int, int, int]] = {  # told apart without red and green
+    "right": (70, 200, 130),
+    "inexact": (190, 200, 215),
+    "split": (245, 212, 0),
+    "merged": (224, 90, 214),
+    "missed": (58, 160, 255),
+    "false": (255, 96, 44),
+}
 _LEVELS = ((0.8, 1.0), (1.0, 0.75), (0.45, 1.0), (0.65, 0.85))  # saturation and value, in turn
+_UNLABELED_GREY = 96
+_LINE = 20  # pixels of a line of text
 _FLAT = 1e-6  # variance, as a part of the largest, from which on a component is rounding error
 
 
@@ -55,13 +64,81 @@ def overlay(
         )
     if not 0 <= alpha <= 1:
         raise SettingError(f"alpha is {alpha}, but must be from 0 to 1")
-    channels = _middle_slice(image if len(image) == 3 else image[:1], labels.ndim)
-    shown = _middle_slice(labels, labels.ndim)
-    pixels = np.moveaxis(np.broadcast_to(_stretch(channels, 0.5, 99.8), (3, *shown.shape)), 0, -1)
+    pixels = _grey_or_rgb(image)
+    shown = middle_slice(labels, labels.ndim)
     ids, index = np.unique(shown, return_inverse=True)
     colors = _colors_of(ids)[index.reshape(shown.shape)] / 255
     strength = np.where(_is_outline(shown), 1.0, alpha) * (shown != 0)
     return _as_bytes(pixels + strength[..., None] * (colors - pixels))
+
+
+def mistakes_overlay(
+    image: Shaped[np.ndarray, "c *space"],
+    found: Integer[np.ndarray, "..."],
+    truth: Integer[np.ndarray, "..."],
+    verdicts: Verdicts,
+) -> UInt8[np.ndarray, "y x 3"]:
+    """Paint over an image what was found, each instance in the colour of its kind.
+
+    What is right is outlined only, so that the eye is led to the mistakes; a true instance that
+    was missed, merged or split is drawn by its true outline.
+
+    Args:
+        image: as for `overlay`.
+        found: the instances found.
+        truth: the true ones.
+        verdicts: what became of each, by `mistakes.judge`.
+
+    Raises:
+        ImageError: image and labels differ in shape, or are neither 2D nor 3D.
+    """
+    for name, labels in (("instances found", found), ("true labels", truth)):
+        if image.shape[1:] != labels.shape:
+            raise ImageError(
+                f"the image is {image.shape[1:]} and the {name} are {labels.shape}: "
+                "they must have the same shape"
+            )
+    pixels = 0.7 * _grey_or_rgb(image)  # darker, or bright objects outshine the colours
+    found, truth = (middle_slice(labels, labels.ndim) for labels in (found, truth))
+    order: tuple[Kind, ...] = tuple(KIND_COLORS)
+    found_kinds = _kinds_of(found, verdicts.found, order)
+    true_kinds = _kinds_of(truth, verdicts.truth, order)
+    merged, missed = order.index("merged"), order.index("missed")
+    # a neighbour that spreads into a missed instance is not drawn over
+    shown = np.where((true_kinds == missed) & (found > 0), found_kinds, true_kinds)
+    filled = np.where((found_kinds < 0) | (true_kinds == merged), shown, found_kinds)
+    outlined = np.where(_is_outline(found), found_kinds, -1)
+    outlined = np.where(_is_outline(truth) & (true_kinds > 1), true_kinds, outlined)
+    colors = np.array([KIND_COLORS[kind] for kind in order]) / 255
+    pixels = pixels + 0.4 * (filled > 0)[..., None] * (colors[filled] - pixels)
+    return _as_bytes(np.where(outlined[..., None] >= 0, colors[outlined], pixels))
+
+
+def resize(
+    channels: Shaped[np.ndarray, "*more y x"], side: int, *, smooth: bool = False
+) -> Shaped[np.ndarray, "*more v w"]:
+    """Bring the longer side to `side` pixels at most, and enlarge small pictures by whole factors.
+
+    Args:
+        channels: images or labels.
+        side: of the picture, in pixels.
+        smooth: take means of pixels where they become fewer, which labels do not bear.
+    """
+    height, width = channels.shape[-2:]
+    longest = max(height, width)
+    factor = side // longest if longest <= side else side / longest
+    shape = (max(round(height * factor), 1), max(round(width * factor), 1))
+    if smooth and factor < 1:
+        flat = channels.reshape(-1, height, width).astype(np.float32)
+        small = [Image.fromarray(plane).resize(shape[::-1], Image.Resampling.BOX) for plane in flat]
+        return np.stack([np.asarray(plane) for plane in small]).reshape(
+            *channels.shape[:-2], *shape
+        )
+    rows, columns = (
+        ((np.arange(new) + 0.5) * old / new).astype(np.intp)
+        for new, old in zip(shape, (height, width), strict=True)
+    )
+    return channels[..., rows[:, None], columns]
 
 
 def embedding_colors(
@@ -80,7 +157,7 @@ def embedding_colors(
         ImageError: embedding and foreground differ in shape, or are neither 2D nor 3D.
     """
     axes = embedding.ndim - 1
-    vectors = _middle_slice(embedding, axes)
+    vectors = middle_slice(embedding, axes)
     is_shown = np.ones(vectors.shape[1:], bool)
     if foreground is not None:
         if foreground.shape != embedding.shape[1:]:
@@ -88,7 +165,7 @@ def embedding_colors(
                 f"the embedding is {embedding.shape[1:]} and the foreground is "
                 f"{foreground.shape}: they must have the same shape"
             )
-        is_shown = _middle_slice(foreground, axes)
+        is_shown = middle_slice(foreground, axes)
     pixels = np.zeros((*is_shown.shape, 3))
     if is_shown.any():
         components = _principal_components(np.nan_to_num(vectors[:, is_shown].astype(np.float64)))
@@ -126,6 +203,86 @@ def side_by_side(
     return row
 
 
+def middle_slice(channels: Shaped[np.ndarray, "..."], axes: int) -> Shaped[np.ndarray, "..."]:
+    """Take the middle z-slice of a volume; leave an image as it is.
+
+    Args:
+        channels: the axes of space come last.
+        axes: how many these are.
+
+    Raises:
+        ImageError: there are neither two nor three.
+    """
+    if axes not in (2, 3):
+        raise ImageError(f"a picture needs an image (y, x) or a volume (z, y, x), not {axes} axes")
+    return channels if axes == 2 else channels[..., channels.shape[-3] // 2, :, :]
+
+
+def outline(
+    image: Shaped[np.ndarray, "c *space"], labels: Integer[np.ndarray, "..."], side: int
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Fit an image into a square of `side` pixels, its instances outlined in their colours.
+
+    Outlines are drawn after the image has its new size, so that they stay one pixel wide and
+    bright. What is unlabelled (-1) is darkened.
+
+    Raises:
+        ImageError: image and labels differ in shape, or are neither 2D nor 3D.
+    """
+    grey = overlay(image, np.zeros_like(labels))
+    shown = _fit_square(middle_slice(labels, labels.ndim), side)
+    way = Image.Resampling.BOX if side < max(labels.shape[-2:]) else Image.Resampling.NEAREST
+    pixels = np.array(Image.fromarray(grey).resize(shown.shape[::-1], way))
+    pixels[shown == UNLABELED] //= 2
+    is_drawn = _is_outline(shown) & (shown > 0)
+    pixels[is_drawn] = _colors_of(shown[is_drawn].astype(np.int64))
+    return pixels
+
+
+def label_picture(
+    labels: Integer[np.ndarray, "..."], side: int
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Show labels alone: background black, what is unlabelled (-1) grey, each id in its colour.
+
+    Raises:
+        ImageError: the labels are neither 2D nor 3D.
+    """
+    shown = _fit_square(middle_slice(labels, labels.ndim), side).astype(np.int64)
+    colors = _colors_of(np.maximum(shown, 0).ravel()).reshape(*shown.shape, 3)
+    return np.asarray(np.where((shown == UNLABELED)[..., None], np.uint8(_UNLABELED_GREY), colors))
+
+
+def contact_sheet(
+    pictures: Sequence[tuple[str, UInt8[np.ndarray, "..."]]], columns: int = 4, gap: int = 12
+) -> UInt8[np.ndarray, "y x 3"]:
+    """Lay out pictures in rows on white, each with a line of text under it.
+
+    Cells are as large as the largest picture. A text that is wider than its cell is shortened
+    in its middle, since names of files differ at their ends.
+
+    Raises:
+        ImageError: there is no picture, or one is neither (y, x) nor (y, x, 3).
+    """
+    if not pictures:
+        raise ImageError("there are no pictures to lay out: give at least one")
+    # one row of each alone checks and colours it
+    cells = [(text, side_by_side([picture])) for text, picture in pictures]
+    columns = min(columns, len(cells))
+    height = max(len(cell) for _, cell in cells) + _LINE
+    width = max(cell.shape[1] for _, cell in cells)
+    rows = -(-len(cells) // columns)
+    canvas = (columns * (width + gap) + gap, rows * (height + gap) + gap)
+    sheet = Image.new("RGB", canvas, "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=_LINE - 6)
+    for number, (text, cell) in enumerate(cells):
+        row, column = divmod(number, columns)
+        left, top = gap + column * (width + gap), gap + row * (height + gap)
+        sheet.paste(Image.fromarray(cell), (left, top))
+        short = _shorten(text, lambda line: pen.textlength(line, font=font) <= width)
+        pen.text((left, top + len(cell) + 2), short, fill=(40, 40, 40), font=font)
+    return np.asarray(sheet)
+
+
 def write_png(path: Path, pixels: UInt8[np.ndarray, "..."], *, overwrite: bool = False) -> None:
     """Write a picture, whole or not at all.
 
@@ -138,40 +295,26 @@ def write_png(path: Path, pixels: UInt8[np.ndarray, "..."], *, overwrite: bool =
     write_bytes(path, buffer.getvalue(), overwrite=overwrite)
 
 
-def training_curves(history_csv: Path, target: Path) -> None:
-    """Draw the loss terms and the validation score over the steps of a training, as PNG.
+def _fit_square(
+    labels: Integer[np.ndarray, "y x"], side: int
+) -> Integer[np.ndarray, "height width"]:
+    """Enlarge or shrink labels until their longer side has so many pixels; no id is mixed."""
+    rows, columns = (
+        (np.arange(max(round(n * side / max(labels.shape)), 1)) + 0.5) * max(labels.shape) / side
+        for n in labels.shape
+    )
+    height, width = labels.shape
+    rows = rows.astype(int).clip(0, height - 1)
+    return np.asarray(labels[rows][:, columns.astype(int).clip(0, width - 1)])
 
-    An older picture is replaced, so that it can be drawn again while training goes on.
 
-    Raises:
-        MissingExtraError: matplotlib is not installed.
-        SettingError: the history is not one that training writes, or has no step yet.
-        ImageError: the folder of `target` does not exist.
-    """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError(
-            "figures of training need matplotlib: pip install 'spoco-zoo[train]'"
-        ) from error
-    history = _read_history(history_csv)
-    steps = history["step"]
-    is_scored = np.isfinite(history["score"])
-    figure = Figure(figsize=(8, 7 if is_scored.any() else 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    heights = [2, 1] if is_scored.any() else [1]
-    rows = figure.subplots(len(heights), sharex=True, squeeze=False, height_ratios=heights)[:, 0]
-    _draw_losses(rows[0], history)
-    if is_scored.any():
-        best = int(np.nanargmax(history["score"]))
-        rows[1].plot(steps[is_scored], history["score"][is_scored], "o-", color="black", ms=3)
-        best_is = f"best score {history['score'][best]:.3f} at step {steps[best]:.0f}"
-        rows[1].set(title=best_is, ylabel="validation score")
-    rows[-1].set_xlabel("step")
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    write_bytes(target, buffer.getvalue(), overwrite=True)
+def _shorten(text: str, fits: Callable[[str], bool]) -> str:
+    """Leave out the middle of a text until it fits."""
+    short, kept = text, len(text)
+    while not fits(short) and kept > 2:
+        kept -= 1
+        short = f"{text[: kept // 2]}…{text[len(text) - (kept - kept // 2) :]}"
+    return short
 
 
 def _colors_of(ids: Integer[np.ndarray, " n"]) -> UInt8[np.ndarray, "n 3"]:
@@ -185,16 +328,25 @@ def _colors_of(ids: Integer[np.ndarray, " n"]) -> UInt8[np.ndarray, "n 3"]:
     return _as_bytes(np.where(ids[:, None] == 0, 0.0, rgb))
 
 
+def _grey_or_rgb(image: Shaped[np.ndarray, "c *space"]) -> Float[np.ndarray, "y x 3"]:
+    """Show three channels as red, green and blue, and of any other number the first as grey."""
+    channels = middle_slice(image if len(image) == 3 else image[:1], image.ndim - 1)
+    stretched = _stretch(channels, 0.5, 99.8)
+    return np.moveaxis(np.broadcast_to(stretched, (3, *stretched.shape[1:])), 0, -1)
+
+
+def _kinds_of(
+    labels: Integer[np.ndarray, "y x"], kinds: dict[int, Kind], order: tuple[Kind, ...]
+) -> Integer[np.ndarray, "y x"]:
+    """Replace every id by the place of its kind, and background by -1."""
+    ids, index = np.unique(labels, return_inverse=True)
+    places = [order.index(kinds[int(i)]) if i > 0 else -1 for i in ids]
+    return np.array(places)[index.reshape(labels.shape)]
+
+
 def _as_bytes(pixels: Float[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
     """Turn 0..1 into 0..255."""
     return np.asarray(np.rint(255 * pixels).clip(0, 255), np.uint8)
-
-
-def _middle_slice(channels: Shaped[np.ndarray, "..."], axes: int) -> Shaped[np.ndarray, "..."]:
-    """Take the middle z-slice of a volume; leave an image as it is."""
-    if axes not in (2, 3):
-        raise ImageError(f"a picture needs an image (y, x) or a volume (z, y, x), not {axes} axes")
-    return channels if axes == 2 else channels[..., channels.shape[-3] // 2, :, :]
 
 
 def _stretch(
@@ -236,42 +388,3 @@ def _principal_components(vectors: Float[np.ndarray, "e n"]) -> Float[np.ndarray
     largest = np.abs(directions).argmax(0)
     signs = np.sign(directions[largest, np.arange(directions.shape[1])])
     return np.asarray((directions * signs).T @ centered)
-
-
-def _read_history(path: Path) -> dict[str, Float[np.ndarray, " n"]]:
-    """Read the columns of a history; an empty cell is not a number."""
-    if not path.is_file():
-        raise SettingError(f"{path} does not exist: give the history.csv of a run folder")
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        missing = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
-        if missing:
-            raise SettingError(
-                f"{path} has no column {missing[0]}: give the history.csv of a run folder"
-            )
-        rows = list(reader)
-    if not rows:
-        raise SettingError(f"{path} has no steps yet: train first")
-    try:
-        return {name: np.array([float(row[name] or "nan") for row in rows]) for name in _COLUMNS}
-    except ValueError as error:
-        raise SettingError(f"{path} is damaged: {error}; train again") from error
-
-
-def _draw_losses(axes: "Axes", history: dict[str, Float[np.ndarray, " n"]]) -> None:
-    """Draw every loss term in use: each step faintly, the running mean in full colour."""
-    steps = history["step"]
-    window = max(1, len(steps) // 100)
-    names = [name for name in ("total", *_TERMS) if np.nan_to_num(history[name]).any()]
-    for name in names:
-        values = history[name]
-        mean = np.convolve(values, np.ones(window) / window, "valid")
-        color = "black" if name == "total" else f"C{_TERMS.index(name)}"
-        axes.plot(steps, values, color=color, alpha=0.2, linewidth=0.8)
-        label = name.replace("_", " ")
-        axes.plot(steps[window // 2 :][: len(mean)], mean, color=color, linewidth=1.5, label=label)
-    if names:
-        axes.legend(ncols=4, fontsize=8, loc="upper right")
-        if all(np.nanmin(history[name]) >= 0 for name in names):
-            axes.set_yscale("log")
-    axes.set_ylabel("loss")

@@ -21,8 +21,8 @@ from spoco_zoo.foreground import (
     find_core,
     find_foreground,
 )
-from spoco_zoo.labels import BACKGROUND, UNLABELED
-from spoco_zoo.metrics import Summary, drop_unlabeled, mean_scores, score
+from spoco_zoo.labels import BACKGROUND, UNLABELED, Labels
+from spoco_zoo.metrics import Scores, Summary, drop_unlabeled, mean_scores, score
 from spoco_zoo.recipe import Clustering, Consistency, Hdbscan, MeanShift, Recipe
 from spoco_zoo.spec import Spec
 
@@ -100,40 +100,55 @@ def fit_recipe(spec: Spec, embedded: Sequence[Embedded]) -> Fitted:
         search.try_changes(search.best.recipe, *_foreground_numbers(search.best.recipe.foreground))
         search.try_changes(search.best.recipe, *_joins(search.best.recipe.clustering))
         search.try_changes(search.best.recipe, _least_sizes(embedded))
-    best = search.summary
-    scores = {
-        "ap50": best.pooled_ap[0],
-        "mean_ap": goal(best),
-        "sbd": best.sbd,
-        "count_difference": best.count_difference,
-    }
-    scores = {name: round(float(value), 4) for name, value in scores.items()}
-    return Fitted(search.best.recipe, scores, tuple(search.trials))
+    return Fitted(search.best.recipe, main_scores(search.summary), tuple(search.trials))
 
 
 def score_recipe(recipe: Recipe, embedded: Sequence[Embedded]) -> Summary:
-    """Make instances of all validation images and score them.
+    """Make instances of all validation images and score them, as `score_instances` does."""
+    return mean_scores([score_instances(find_instances(recipe, e), e) for e in embedded])
+
+
+def find_instances(recipe: Recipe, item: Embedded) -> Labels:
+    """Make the instances of one image by a recipe."""
+    # where people give masks, the truth stands for them
+    mask = item.states != BACKGROUND if isinstance(recipe.foreground, External) else None
+    foreground = find_foreground(item.embedding, recipe.foreground, item.probability, mask)
+    core = find_core(foreground, recipe.foreground, item.probability, mask)
+    return cluster(item.embedding, foreground, recipe, item.momentum_embedding, core)
+
+
+def score_instances(found: Labels, item: Embedded) -> Scores:
+    """Score the instances of one image.
 
     Where 0 means unlabeled, predicted instances that lie on unlabeled pixels are left out: they
     may be right.
     """
-    scores = []
-    for item in embedded:
-        # where people give masks, the truth stands for them
-        mask = item.states != BACKGROUND if isinstance(recipe.foreground, External) else None
-        foreground = find_foreground(item.embedding, recipe.foreground, item.probability, mask)
-        core = find_core(foreground, recipe.foreground, item.probability, mask)
-        labels = cluster(item.embedding, foreground, recipe, item.momentum_embedding, core)
-        truth = np.maximum(item.states, 0).astype(np.uint32)
-        if (item.states == UNLABELED).any():
-            labels = drop_unlabeled(labels, truth)
-        scores.append(score(labels, truth))
-    return mean_scores(scores)
+    truth, found = comparable(found, item)
+    return score(found, truth)
+
+
+def comparable(found: Labels, item: Embedded) -> tuple[Labels, Labels]:
+    """Give the truth, and of what was found the part that the truth can judge."""
+    truth = np.maximum(item.states, 0).astype(np.uint32)
+    if (item.states == UNLABELED).any():
+        found = drop_unlabeled(found, truth)
+    return truth, found
 
 
 def goal(summary: Summary) -> float:
     """The one number that validation compares: pooled AP, mean over the thresholds."""
     return float(np.mean(summary.pooled_ap))
+
+
+def main_scores(summary: Summary) -> dict[str, float]:
+    """The scores that a run states: AP over all objects, SBD and |DiC| as means of images."""
+    scores = {
+        "ap50": summary.pooled_ap[0],
+        "mean_ap": goal(summary),
+        "sbd": summary.sbd,
+        "count_difference": summary.count_difference,
+    }
+    return {name: round(float(value), 4) for name, value in scores.items()}
 
 
 class _Search:

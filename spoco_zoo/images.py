@@ -14,10 +14,12 @@ from typing import Any, BinaryIO
 import numpy as np
 from jaxtyping import Integer, UInt32
 
+from spoco_zoo.axes import kept_axes, order_axes
 from spoco_zoo.errors import ImageError
 from spoco_zoo.files import write_whole
 
 SUFFIXES = (".tif", ".tiff", ".png", ".npy")
+OUTLINE_SUFFIXES = (".roi", ".zip", ".geojson", ".json")  # which `annotations` reads
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,10 +56,14 @@ def read_image(path: Path, n_axes: int | None = None) -> Image:
     if pixels.size == 0:
         raise ImageError(f"{path}: shape is {pixels.shape}: expected at least one pixel per axis")
     check_finite(pixels, str(path))
-    fits = scale_um is not None and len(scale_um) == pixels.ndim - 1
-    # some programs write 0 or nonsense where they know no pixel size
-    fits = fits and all(1e-6 < size < 1e9 for size in scale_um or ())
-    return Image(pixels, scale_um if fits else None)
+    return Image(pixels, known_scale(scale_um, pixels.ndim - 1))
+
+
+def known_scale(scale_um: Sequence[float] | None, n_axes: int) -> tuple[float, ...] | None:
+    """Return a pixel size that is one; some programs write 0 or nonsense where they know none."""
+    if scale_um is None or len(scale_um) != n_axes:
+        return None
+    return tuple(scale_um) if all(1e-6 < size < 1e9 for size in scale_um) else None
 
 
 def check_finite(pixels: np.ndarray, name: str) -> None:
@@ -82,7 +88,8 @@ def read_labels(path: Path) -> UInt32[np.ndarray, "*space"]:
         ImageError: As `read_image`; also for labels that are fractional, negative or in colour.
     """
     values, axes, _ = _read_array(Path(path), as_labels=True)
-    values, names = _drop_single_axes(values, axes)
+    keep, names = kept_axes(values.shape, axes)
+    values = values.reshape([values.shape[n] for n in keep])
     if names is None:
         is_colour = values.ndim == 3 and values.shape[-1] in (3, 4)
     else:
@@ -187,12 +194,12 @@ def find_images(inputs: Iterable[Path | str]) -> list[Path]:
     for entry in inputs:
         path = Path(entry)
         if path.is_dir():
-            matches = sorted(p for p in path.iterdir() if _is_image(p))
+            matches = sorted(p for p in path.iterdir() if is_image(p))
         elif path.exists() or not re.search(r"[*?\[]", str(entry)):
             matches = [path]
         else:
             everything = map(Path, glob.glob(str(entry), recursive=True))
-            matches = sorted(p for p in everything if _is_image(p))
+            matches = sorted(p for p in everything if is_image(p))
         if not matches:
             raise ImageError(
                 f"{entry}: no image found: expected files ending in {', '.join(SUFFIXES)}"
@@ -203,6 +210,10 @@ def find_images(inputs: Iterable[Path | str]) -> list[Path]:
 
 def pair_files(left: Path, right: Path) -> list[tuple[Path, Path]]:
     """Pair two files, or the files of two folders that have the same name before the suffix.
+
+    Args:
+        left: An image, or a folder of images.
+        right: The same, or what holds outlines of Fiji or QuPath.
 
     Raises:
         ImageError: A file of either folder has no partner, or a rival of the same name.
@@ -217,31 +228,61 @@ def pair_files(left: Path, right: Path) -> list[tuple[Path, Path]]:
         raise ImageError(
             f"{left} and {right}: one is a folder and one is a file: give two of a kind"
         )
-    first, second = _by_stem(left), _by_stem(right)
-    for mine, other, folder in ((first, second, right), (second, first, left)):
-        lonely = sorted(set(mine) - set(other))
+    return pair_by_stem(left, right, find_images([left]), find_labels(right))
+
+
+def pair_by_stem(
+    left: Path, right: Path, first: Iterable[Path], second: Iterable[Path]
+) -> list[tuple[Path, Path]]:
+    """Pair the files of two folders that have the same name before the suffix.
+
+    Raises:
+        ImageError: A file has no partner, or a rival of the same name in its folder.
+    """
+    mine, theirs = _by_stem(left, first), _by_stem(right, second)
+    for some, others, folder in ((mine, theirs, right), (theirs, mine, left)):
+        lonely = sorted(set(some) - set(others))
         if lonely:
             more = f" and {len(lonely) - 1} more" if len(lonely) > 1 else ""
             raise ImageError(
-                f"{mine[lonely[0]]}: no partner in {folder}{more}: "
+                f"{some[lonely[0]]}: no partner in {folder}{more}: "
                 "expected a file of the same name in both folders"
             )
-    return [(first[stem], second[stem]) for stem in sorted(first)]
+    return [(mine[stem], theirs[stem]) for stem in sorted(mine)]
 
 
 def stem_of(path: Path) -> str:
-    """Name of a file without its suffix, `.ome.tif` counting as one."""
-    return re.sub(r"(\.ome)?\.[^.]+$", "", path.name, flags=re.IGNORECASE)
+    """Name of a file without its suffix, `.ome.tif` counting as one.
+
+    Outlines may be called after the image file (`a.tif.geojson`), as QuPath does.
+    """
+    name = path.name
+    if name.lower().endswith(OUTLINE_SUFFIXES):
+        name = path.stem
+        if not name.lower().endswith(SUFFIXES):
+            return name
+    return re.sub(r"(\.ome)?\.[^.]+$", "", name, flags=re.IGNORECASE)
 
 
-def _is_image(path: Path) -> bool:
+def is_image(path: Path, suffixes: Sequence[str] = SUFFIXES) -> bool:
+    """Whether a path is a file that can be read, by its name."""
     is_visible = not path.name.startswith(".")
-    return is_visible and path.suffix.lower() in SUFFIXES and path.is_file()
+    return is_visible and path.suffix.lower() in suffixes and path.is_file()
 
 
-def _by_stem(folder: Path) -> dict[str, Path]:
+def find_labels(folder: Path) -> list[Path]:
+    """List label images and outlines of a folder, sorted.
+
+    Raises:
+        ImageError: It holds neither.
+    """
+    known = (*SUFFIXES, *OUTLINE_SUFFIXES)
+    return sorted(p for p in folder.iterdir() if is_image(p, known)) or find_images([folder])
+
+
+def _by_stem(folder: Path, files: Iterable[Path]) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for path in find_images([folder]):
+    for path in files:
         rival = found.setdefault(stem_of(path), path)
         if rival != path:
             raise ImageError(
@@ -306,18 +347,29 @@ def _read_tiff(
     import tifffile
 
     with tifffile.TiffFile(path) as file:
-        _expect_one(path, len(file.series))
-        meaning = tifffile.PHOTOMETRIC(file.pages.first.photometric).name
-        is_mask = file.series[0].dtype == bool  # often written as MINISWHITE and not meant so
-        if meaning in ("PALETTE", "MINISWHITE") and not as_labels and not is_mask:
-            raise ImageError(
-                f"{path}: its pixels are {meaning}, not intensities: save it as grey or RGB"
-            )
+        check_tiff(path, file, as_labels=as_labels)
         series = file.series[0]
         pixels = series.asarray()
         axes = series.axes
-        scale_um = _tiff_scale(file)
+        scale_um = tiff_scale(file)
     return np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("=")), axes, scale_um
+
+
+def check_tiff(path: Path, file: Any, *, as_labels: bool) -> None:  # noqa: ANN401 - untyped
+    """Refuse an open TIFF of several images, or whose pixels are no intensities.
+
+    Raises:
+        ImageError: It is such a file; labels may have a palette.
+    """
+    import tifffile
+
+    _expect_one(path, len(file.series))
+    meaning = tifffile.PHOTOMETRIC(file.pages.first.photometric).name
+    is_mask = file.series[0].dtype == bool  # often written as MINISWHITE and not meant so
+    if meaning in ("PALETTE", "MINISWHITE") and not as_labels and not is_mask:
+        raise ImageError(
+            f"{path}: its pixels are {meaning}, not intensities: save it as grey or RGB"
+        )
 
 
 def _expect_one(path: Path, count: int) -> None:
@@ -325,18 +377,18 @@ def _expect_one(path: Path, count: int) -> None:
         raise ImageError(f"{path}: holds {count} images: save them as separate files")
 
 
-_IN_UM = {"um": 1.0, "µm": 1.0, "μm": 1.0, "\\u00b5m": 1.0, "micron": 1.0, "microns": 1.0}
-_IN_UM |= {"micrometer": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "centimeter": 1e4, "m": 1e6}
+IN_UM = {"um": 1.0, "µm": 1.0, "μm": 1.0, "\\u00b5m": 1.0, "micron": 1.0, "microns": 1.0}
+IN_UM |= {"micrometer": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "centimeter": 1e4, "m": 1e6}
 
 
-def _tiff_scale(file: Any) -> tuple[float, ...] | None:  # noqa: ANN401 - tifffile is untyped
+def tiff_scale(file: Any) -> tuple[float, ...] | None:  # noqa: ANN401 - tifffile is untyped
     """Pixel size (z, y, x) or (y, x) in µm from OME or ImageJ metadata, if it is there."""
     if file.is_ome:
         sizes = {}
         for axis in "ZYX":
             size = re.search(rf'PhysicalSize{axis}="([^"]+)"', file.ome_metadata)
             unit = re.search(rf'PhysicalSize{axis}Unit="([^"]+)"', file.ome_metadata)
-            factor = _IN_UM.get(unit.group(1) if unit else "µm")
+            factor = IN_UM.get(unit.group(1) if unit else "µm")
             if size and factor:
                 sizes[axis] = float(size.group(1)) * factor
         if not {"Y", "X"} <= set(sizes):
@@ -347,7 +399,7 @@ def _tiff_scale(file: Any) -> tuple[float, ...] | None:  # noqa: ANN401 - tifffi
         return sizes["Y"], sizes["X"]
     if file.is_imagej:
         info = file.imagej_metadata or {}
-        factor = _IN_UM.get(str(info.get("unit", "")).lower())  # Fiji writes µm as \u00B5m
+        factor = IN_UM.get(str(info.get("unit", "")).lower())  # Fiji writes µm as \u00B5m
         tags = file.pages[0].tags
         names = [f"{axis}Resolution" for axis in "YX"]
         if factor and all(name in tags and tags[name].value[0] for name in names):
@@ -358,55 +410,14 @@ def _tiff_scale(file: Any) -> tuple[float, ...] | None:  # noqa: ANN401 - tifffi
     return None
 
 
-def _drop_single_axes(pixels: np.ndarray, axes: str | None) -> tuple[np.ndarray, str | None]:
-    """Remove axes of length 1 that are not y or x, and their names where they have any."""
-    if axes is None or len(axes) != pixels.ndim:
-        while pixels.ndim > 3 and 1 in pixels.shape:
-            pixels = np.squeeze(pixels, axis=pixels.shape.index(1))
-        return pixels, None
-    keep = [n for n, axis in enumerate(axes) if pixels.shape[n] != 1 or axis in "YX"]
-    return pixels.reshape([pixels.shape[n] for n in keep]), "".join(axes[n] for n in keep)
-
-
-def _name_planes(axes: str, shape: tuple[int, ...], n_axes: int | None) -> str:
-    """Give colours, unnamed planes and what ImageJ calls a movie the name of c or z."""
-    names = axes.replace("S", "C").replace("Q", "I")
-    if names.count("I") == 1:  # unnamed planes: a z stack where a volume is expected
-        few = shape[names.index("I")] <= 4 and n_axes != 3
-        if few and "C" not in names:
-            names = names.replace("I", "C")
-        elif n_axes != 2:
-            names = names.replace("I", "Z")
-    if "T" in names and "Z" not in names and n_axes == 3:
-        names = names.replace("T", "Z")  # ImageJ calls many a z stack a movie
-    return names
-
-
 def _channels_first(
     path: Path, pixels: np.ndarray, axes: str | None, n_axes: int | None
 ) -> np.ndarray:
     """Bring the axes to `(c, *space)`, or say why that cannot be done."""
-    pixels, axes = _drop_single_axes(pixels, axes)
-    if axes is not None:
-        names = _name_planes(axes, pixels.shape, n_axes)
-        if sorted(names) in (sorted("YX"), sorted("CYX"), sorted("ZYX"), sorted("CZYX")):
-            order = [names.index(a) for a in "CZYX" if a in names]
-            pixels = pixels.transpose(order)
-            return pixels if "C" in names else pixels[None]
-        raise ImageError(
-            f"{path}: axes are {axes} of shape {pixels.shape}: expected y and x, "
-            "with z for a volume and at most one channel axis; split a time series into files"
-        )
-    if pixels.ndim == 2:
-        return pixels[None]
-    if pixels.ndim == 3 and n_axes != 3 and min(pixels.shape[0], pixels.shape[-1]) <= 4:
-        last = pixels.shape[-1] <= 4
-        return np.ascontiguousarray(np.moveaxis(pixels, -1, 0)) if last else pixels
-    if pixels.ndim == 3:
-        return pixels[None]
-    if pixels.ndim == 4:
-        last = pixels.shape[-1] <= 4
-        return np.ascontiguousarray(np.moveaxis(pixels, -1, 0)) if last else pixels
-    raise ImageError(
-        f"{path}: shape is {pixels.shape}: expected (y, x), (z, y, x) or either with channels"
-    )
+    order = order_axes(path, pixels.shape, axes, n_axes)
+    stored = [n for n in order if n is not None]
+    alone = tuple(n for n in range(pixels.ndim) if n not in stored)
+    moved = np.squeeze(pixels.transpose([*alone, *stored]), axis=tuple(range(len(alone))))
+    if axes is None and stored != sorted(stored):
+        moved = np.ascontiguousarray(moved)
+    return moved[None] if order[0] is None else moved

@@ -13,6 +13,7 @@ Labels = UInt32[np.ndarray, "*space"]
 
 BACKGROUND = 0
 UNLABELED = -1  # where it is not known whether there is an instance
+KNOWN_BACKGROUND = -2  # painted as background, in labels whose 0 may mean something else
 
 _AT_ONCE = 1 << 18  # pixels
 

@@ -5,6 +5,7 @@ they come to; only those touch pixels. So a tile, a crop of training and the who
 same intensities by construction.
 """
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -108,6 +109,31 @@ def fit_affine(pixels: np.ndarray, settings: Normalization) -> Affine:
             bottom, top = np.percentile(pixels, [low, high], axis=axes)
             gain = 1 / (top - bottom + eps)
             return Affine(gain, -bottom * gain)
+
+
+def fit_affine_in_slabs(
+    read_slabs: Callable[[], Iterable[np.ndarray]], settings: ZeroMeanUnitVariance
+) -> Affine:
+    """Resolve mean and standard deviation of an image that does not fit into memory.
+
+    The numbers are those of `fit_affine` but for the rounding of their last digits.
+
+    Args:
+        read_slabs: Gives the image in pieces `(c, *space)`; it is called twice.
+        settings: What the numbers are for.
+    """
+    total, count = np.zeros(0), 0
+    for slab in read_slabs():
+        pixels = slab.reshape(len(slab), -1)
+        total = (total if count else 0.0) + pixels.sum(axis=1, dtype=np.float64)
+        count += pixels.shape[1]
+    mean = total / count
+    # about the mean, since the difference of two large sums loses all digits
+    squares = np.zeros_like(mean)
+    for slab in read_slabs():
+        squares += np.square(slab.reshape(len(slab), -1) - mean[:, None]).sum(axis=1)
+    std = np.sqrt(squares / count)
+    return Affine(1 / (std + settings.eps), -mean / (std + settings.eps))
 
 
 def _per_channel(values: tuple[float, ...], channels: int, word: str) -> np.ndarray:

@@ -5,13 +5,11 @@ what differs; an unknown or impossible word is refused by file and field. The ru
 the complete spec, with the defaults written out.
 """
 
-import difflib
 import math
-import reprlib
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -19,8 +17,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from spoco_zoo.errors import SettingError
 from spoco_zoo.normalization import Normalization, ZeroMeanUnitVariance
 from spoco_zoo.recipe import Clustering, MeanShift
+from spoco_zoo.refusals import explain
 
+SceneName = Literal["nuclei", "dim_nuclei", "phase_cells", "axons", "neurons"]
 LabelZero = Literal["background", "unlabeled"]
+Layout = Literal["folders", "hdf5", "cvppp", "cvppp_hdf5", "cityscapes"]
+CityClass = Literal[
+    "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle", "caravan", "trailer"
+]
 
 
 class _Settings(BaseModel):
@@ -28,18 +32,43 @@ class _Settings(BaseModel):
 
 
 class DataSettings(_Settings):
-    """What the training files mean."""
+    """Where the training files are, and what they mean."""
 
+    layout: Layout | None = Field(None, description="told from the folder where left out")
+    hdf5_raw: str = Field("raw", min_length=1, description="place of the image in an HDF5 file")
+    hdf5_label: str = Field("label", min_length=1, description="and of its labels")
+    subsets: tuple[str, ...] | None = Field(
+        None, description="folders to read of a split: A1 to A4 of CVPPP, cities of Cityscapes"
+    )
+    classes: tuple[CityClass, ...] | None = Field(
+        None, min_length=1, description="of Cityscapes; the eight that are evaluated if left out"
+    )
     label_zero: LabelZero = Field("background", description="what label 0 means in train/labels")
     validation_label_zero: LabelZero | None = Field(
         None, description="the same for val/labels; as in train where left out"
     )
+    background_label: int | None = Field(
+        None, ge=1, description="this id in label images is known background, 0 is unlabeled"
+    )
     instance_ratio: float = Field(1.0, gt=0, le=1, description="part of the instances kept")
+    instance_ratio_of: Literal["image", "split"] = Field(
+        "image", description="of each image by itself, or of all images together"
+    )
     instance_seed: int = Field(0, ge=0, description="of the choice of kept instances")
     normalization: Normalization = ZeroMeanUnitVariance()
     pixel_size_um: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(
         None, description="micrometres a pixel, per axis; QuPath resamples images to it"
     )
+
+    @model_validator(mode="after")
+    def _check(self) -> "DataSettings":
+        if self.background_label is not None and self.label_zero == "background":
+            raise ValueError(
+                f"background_label is {self.background_label} while data.label_zero is "
+                "background: one number is enough for background; make label_zero unlabeled, or "
+                "leave background_label out"
+            )
+        return self
 
 
 class NetSettings(_Settings):
@@ -219,6 +248,7 @@ class Card(_Settings):
     target_structure: tuple[str, ...] = Field((), description="such as nuclei")
     cite: tuple[Citation, ...] = ()
     tags: tuple[str, ...] = ()
+    scene: SceneName = Field("nuclei", description="what samples and covers show, simulated")
     limits: str = Field("Not stated.", description="where it should not be used")
     version: str = "0.1.0"
 
@@ -270,8 +300,8 @@ class Spec(_Settings):
         if self.net.foreground_head and not self._can_learn_foreground:
             raise ValueError(
                 "net.foreground_head is true while data.label_zero is unlabeled: a foreground "
-                "head learns from labelled background or with loss.foreground_prior; give the "
-                "prior, or leave the head out"
+                "head learns from labelled background or with loss.foreground_prior; give "
+                "data.background_label or the prior, or leave the head out"
             )
         if self.clustering.foreground == "head" and not self.has_foreground_head:
             raise ValueError(
@@ -289,7 +319,8 @@ class Spec(_Settings):
 
     @property
     def _can_learn_foreground(self) -> bool:
-        return self.data.label_zero == "background" or self.loss.foreground_prior is not None
+        has_background = self.data.label_zero == "background" or self.data.background_label
+        return bool(has_background) or self.loss.foreground_prior is not None
 
     @property
     def clustering_method(self) -> Clustering:
@@ -370,63 +401,3 @@ def change_spec(spec: Spec, changes: dict[str, dict[str, Any]]) -> Spec:
         given = {word: value for word, value in values.items() if value is not None}
         words.setdefault(section, {}).update(given)
     return parse_spec(words, "settings")
-
-
-_CHOICES = (
-    *("mean_shift", "hdbscan", "consistency", "head", "prototype", "everywhere"),
-    *("zero_mean_unit_variance", "fixed_zero_mean_unit_variance", "scale_linear", "scale_range"),
-)
-
-_SHORT = reprlib.Repr()  # of what a file holds, which may be anything
-_SHORT.maxlevel, _SHORT.maxother, _SHORT.maxstring = 2, 100, 100
-
-
-def explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """Say the first problem of a pydantic report as one sentence, with the field's full name.
-
-    An unknown word comes first, since it is often why another one is missing.
-    """
-    problems = error.errors()
-    problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
-    kind, value, context = problem["type"], problem["input"], problem.get("ctx", {})
-    place = [str(part) for part in problem["loc"]]
-    # in a union the choice made stands in the place, but the user wrote it elsewhere
-    last = len(place) - (kind == "extra_forbidden")
-    place = [part for part in place[:last] if part not in _CHOICES] + place[last:]
-    if kind in ("union_tag_not_found", "union_tag_invalid"):
-        place.append(context["discriminator"].strip("'"))
-    field = ".".join(place)
-    reason = problem["msg"][0].lower() + problem["msg"][1:]
-    match kind:
-        case "extra_forbidden":
-            words = _words_of(model, [str(part) for part in problem["loc"][:-1]])
-            close = difflib.get_close_matches(place[-1], words, n=1)
-            return f"{field} is not a setting" + (f"; did you mean {close[0]}?" if close else "")
-        case "missing" | "union_tag_not_found":
-            return f"{field} is missing: add it"
-        case "value_error":
-            return f"{field}.{context['error']}" if field else str(context["error"])
-        case "union_tag_invalid":
-            value, tags = context["tag"], context["expected_tags"].replace("'", "")
-            reason = f"expected one of {tags}"
-        case "model_type" | "model_attributes_type":
-            reason = "expected words and values"
-    return f"{field} is {_SHORT.repr(value)}: {reason}"
-
-
-def _words_of(model: type[BaseModel], place: list[str]) -> set[str]:
-    """Every word that may stand at a place of a model, a union's choice being part of it."""
-    models = {model}
-    for part in place:
-        if part in _CHOICES:
-            models = {m for m in models if part in [f.default for f in m.model_fields.values()]}
-        elif not part.isdigit():
-            fields = [m.model_fields[part] for m in models if part in m.model_fields]
-            models = {m for field in fields for m in _models_in(field.annotation)}
-    return {word for m in models for word in m.model_fields}
-
-
-def _models_in(annotation: Any) -> set[type[BaseModel]]:  # noqa: ANN401 - walks annotations
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return {annotation}
-    return {model for part in get_args(annotation) for model in _models_in(part)}

@@ -1,6 +1,8 @@
 """What the commands write to a terminal: a bar for long work, tables, and errors as one line."""
 
 import os
+import signal
+from types import FrameType
 from typing import TYPE_CHECKING
 
 import typer
@@ -57,3 +59,23 @@ def say(line: str, *, err: bool = False) -> None:
     """Write a line to stdout, or stderr, if this process is one that writes."""
     if is_speaker():
         typer.echo(line, err=err)
+
+
+class Interrupt:
+    """Turn the first Ctrl-C into a wish to stop, so that training can save."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __enter__(self) -> "Interrupt":
+        self._before = signal.signal(signal.SIGINT, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self._before)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        say("stopping after this step; press Ctrl-C again to stop at once", err=True)

@@ -15,7 +15,8 @@ BIN = Path(sys.executable).parent
 RUNTIME_ROOMS = (
     "errors files archive machine onnx_header tiling labels normalization operations boundaries "
     "foreground recipe modes fragments clustering metrics images package rdf foreign spec figures "
-    "fitting session segmentation prediction evaluation simulation choices lint/* cli"
+    "curves fitting session segmentation prediction evaluation simulation choices lint/* cli "
+    "mistakes examples report/* cli_runs"
 )
 CHECKS = [
     ["ruff", "check", "."],

@@ -306,6 +306,34 @@ def of_values():
 
 
 @pytest.fixture(scope="session")
+def make_validated(world, embedding_of):
+    """A validation image of which the networks know everything, but for one mistake."""
+    from spoco_zoo.examples import Validated
+    from spoco_zoo.fitting import Embedded
+    from spoco_zoo.labels import UNLABELED
+
+    def make(name="plain", *, mistake=None, unlabeled=False):
+        labels = world(2)
+        embedding = embedding_of(labels, twins=False)
+        probability = (labels > 0).astype(np.float32)
+        states = labels.astype(np.int64)
+        if mistake == "missed":
+            probability[labels == 1] = 0
+        elif mistake == "false":
+            states[labels == 1] = 0
+        elif mistake == "merged":
+            embedding[:, labels == 2] = embedding[:, labels == 1].mean(1)[:, None]
+        elif mistake == "all":
+            probability[:] = 0
+        if unlabeled:
+            states[states == 0] = UNLABELED
+        image = np.random.default_rng(1).normal(size=(1, *labels.shape)).astype(np.float32)
+        return Validated(name, image, Embedded(embedding, None, probability, states))
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def run():
     """Cluster the foreground of a label image by an embedding."""
 
@@ -491,3 +519,38 @@ def quick_judge(monkeypatch):
     monkeypatch.setattr(core, "test_description", judge)
     monkeypatch.setattr(export, "prove", lambda candidate, *_: Proof(candidate.name))
     return asked
+
+
+def _trace(mask):
+    """Walk along the sides of the pixels of a mask; the corners of each closed way.
+
+    The mask lies to the right of the way, so a way around a hole runs the other way round.
+    """
+    padded = np.pad(mask, 1)
+    following = {}
+    for row, column in np.argwhere(padded):
+        sides = [
+            (-1, 0, (column, row), (column + 1, row)),
+            (0, 1, (column + 1, row), (column + 1, row + 1)),
+            (1, 0, (column + 1, row + 1), (column, row + 1)),
+            (0, -1, (column, row + 1), (column, row)),
+        ]
+        for down, right, start, end in sides:
+            if not padded[row + down, column + right]:
+                following.setdefault(start, []).append(end)
+    rings = []
+    while following:
+        ring = [next(iter(following))]
+        while ring[-1] in following:
+            ends = following[ring[-1]]
+            ring.append(ends.pop())
+            if not ends:
+                del following[ring[-2]]
+        rings.append(np.array(ring[:-1], float) - 1)
+    return rings
+
+
+@pytest.fixture(scope="session")
+def trace():
+    """The sides of the pixels of a mask as closed ways."""
+    return _trace

@@ -225,6 +225,30 @@ def test_a_recipe_that_is_fitted_finds_the_instances_again(
     assert score(labels * (truth > 0), truth).ap50 == 1
 
 
+@pytest.mark.parametrize("label_zero", ["background", "unlabeled"])
+def test_outlines_of_the_instances_fit_a_recipe_too(
+    make_stranger, example, tmp_path, painted, label_zero, trace
+):
+    _, truth = painted
+    features = [
+        {
+            "type": "Feature",
+            "geometry": {"type": "Polygon", "coordinates": [r.tolist() for r in trace(mask)]},
+            "properties": {"classification": {"name": kind}},
+        }
+        for mask, kind in [
+            *((truth == i, "") for i in np.unique(truth[truth > 0])),
+            (truth == 0, "Background"),
+        ]
+    ]
+    path = tmp_path / "labels.geojson"
+    path.write_text(json.dumps(features))
+    with open_package(make_stranger(), "cpu") as session:
+        fitted = fit_to_image(session, example[0], path, label_zero)
+        # all is told, so it does not matter what 0 means
+        assert fitted.recipe == fit_to_image(session, *example, "background").recipe
+
+
 def test_a_recipe_for_embeddings_alone_learns_what_is_background(make_foreign, painted, example):
     outputs = {"embedding": ("bcyx", "ab", {})}
     network = "tiny_package/weights.onnx"

@@ -66,7 +66,7 @@ def assert_is_error(result, sentence):
 def test_help_names_every_command(call):
     result = call("--help")
     assert result.code == 0
-    for command in ("train", "export", "run", "fit", "evaluate", "validate", "engines"):
+    for command in ("train", "budget", "suggest", "export", "run", "fit", "evaluate", "validate"):
         assert f"\n  {command} " in result.out
 
 
@@ -77,7 +77,19 @@ def test_without_a_command_the_help_is_shown(call):
 
 
 @pytest.mark.parametrize(
-    "command", ["train", "export", "run", "fit", "evaluate", "validate", "engines"]
+    "command",
+    [
+        "train",
+        "budget",
+        "suggest",
+        "export",
+        "run",
+        "fit",
+        "evaluate",
+        "validate",
+        "engines",
+        "inspect",
+    ],
 )
 def test_every_word_of_every_command_is_explained(call, command):
     assert call(command, "--help").code == 0
@@ -756,7 +768,15 @@ def test_from_images_to_scores(call, nuclei_data, tiny_spec, tmp_path, monkeypat
     assert "seed: 5\n" in (run / "spec.yaml").read_text()
 
     result = call("export", run, package, "--engines", "installed")
-    assert (result.code, result.out) == (0, f"{package}: embeddings, proven\n")
+    assert result.code == 0, result.err
+    assert result.out.splitlines() == [
+        f"{package}: embeddings, proven",
+        "to share on bioimage.io:",
+        "  1. open the package in the program that it is for, once",
+        "  2. make it a zip, with rdf.yaml at its top (a target NAME.zip is one already)",
+        "  3. choose Upload on https://bioimage.io, log in, and give it the zip",
+        "  4. its tests take some minutes; then a reviewer looks at it, and may ask you there",
+    ]
     assert load_package(package).config.multiple_of == (2, 2)
 
     images, truth = nuclei_data / "val" / "images", nuclei_data / "val" / "labels"

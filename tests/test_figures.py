@@ -10,15 +10,22 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
+from spoco_zoo.curves import read_history, training_curves
 from spoco_zoo.errors import ImageError, MissingExtraError, OutputError, SettingError
 from spoco_zoo.figures import (
+    KIND_COLORS,
+    contact_sheet,
     embedding_colors,
     label_colors,
+    label_picture,
+    mistakes_overlay,
+    outline,
     overlay,
+    resize,
     side_by_side,
-    training_curves,
     write_png,
 )
+from spoco_zoo.mistakes import judge
 
 HEADER = (
     "step,total,pull,push,norm,unlabeled_push,instance,consistency,foreground,"
@@ -82,8 +89,8 @@ def test_overlay_outlines_each_instance_inside_in_its_full_color(two_that_touch)
     picture = overlay(image, labels)
     colors = label_colors(2)
     for label, left, right in ((1, 2, 6), (2, 7, 11)):
-        for outline in (picture[2, left : right + 1], picture[2:10, left], picture[2:10, right]):
-            assert (outline == colors[label]).all()
+        for edge in (picture[2, left : right + 1], picture[2:10, left], picture[2:10, right]):
+            assert (edge == colors[label]).all()
         inside = picture[3:9, left + 1 : right]
         assert (inside != colors[label]).any(-1).all()
         grey = overlay(image, np.zeros_like(labels))[3:9, left + 1 : right]
@@ -268,3 +275,120 @@ def test_training_curves_without_matplotlib_say_what_to_install(tmp_path, monkey
     assert str(error.value) == (
         "figures of training need matplotlib: pip install 'spoco-zoo[train]'"
     )
+
+
+def test_a_history_that_is_being_written_reads_up_to_its_last_whole_line(tmp_path):
+    path = write_history(tmp_path / "history.csv", 30)
+    with path.open("a") as file:
+        file.write("30,0.1,0.0")
+    assert read_history(path)["step"].tolist() == list(range(30))
+
+
+def test_mistakes_have_the_colours_of_their_kinds():
+    three = np.zeros((12, 14), np.uint32)
+    three[2:10, 1:13] = np.repeat([1, 2, 3], 4)
+    image, nothing, one = np.zeros((1, 12, 14)), np.zeros_like(three), (three > 0).astype(np.uint32)
+    for found, truth, kind, inside in (
+        (one, three, "merged", 0.4),
+        (three, one, "split", 0.4),
+        (nothing, three, "missed", 0.4),
+        (three, nothing, "false", 0.4),
+        (three, three, "right", 0.0),
+    ):
+        picture = mistakes_overlay(image, found, truth, judge(found, truth))
+        color = np.array(KIND_COLORS[kind])
+        assert (picture[2, 1:13] == color).all(), kind
+        assert (picture[5, 4:6] == color).all(), kind  # between the instances
+        assert np.abs(picture[5, 2:4] - inside * color).max() <= 1, kind
+        assert not picture[three == 0].any(), kind
+
+
+def test_mistakes_name_shapes_that_differ(two_that_touch):
+    verdicts = judge(two_that_touch, two_that_touch)
+    with pytest.raises(ImageError) as error:
+        mistakes_overlay(np.zeros((1, 12, 14)), two_that_touch, two_that_touch.T, verdicts)
+    assert str(error.value) == (
+        "the image is (12, 14) and the true labels are (14, 12): they must have the same shape"
+    )
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 30), st.booleans())
+def test_resized_pictures_fit_and_keep_the_values_they_had(height, width, side, smooth):
+    labels = np.arange(height * width).reshape(1, height, width)
+    small = resize(labels, side, smooth=smooth)
+    longest = max(height, width)
+    expected = side // longest * longest if longest <= side else side
+    assert max(small.shape[1:]) == expected
+    if smooth and longest > side:
+        assert small.min() >= 0
+        assert small.max() <= labels.max()
+    else:
+        assert np.isin(small, labels).all()
+    if longest <= side:
+        assert (small[:, :: side // longest, :: side // longest] == labels).all()
+
+
+def test_outlines_stay_one_pixel_wide_and_bright_at_any_size(two_that_touch):
+    image = np.random.default_rng(0).integers(0, 200, (1, 12, 14)).astype(np.uint8)
+    colors = {tuple(color) for color in label_colors(2)[1:].tolist()}
+    for side in (14, 56, 7):
+        picture = outline(image, two_that_touch, side)
+        assert picture.shape == (side * 12 // 14, side, 3)
+        drawn = np.array([[tuple(pixel) in colors for pixel in row] for row in picture.tolist()])
+        # the lowest row of an instance is drawn whole, the one above only at its sides
+        factor = side // 14 if side >= 14 else 1
+        assert drawn.any()
+        if side >= 14:
+            assert drawn[10 * factor - 1, 2 * factor : 12 * factor].all()
+            assert drawn[10 * factor - 2, 2 * factor : 12 * factor].sum() == 4
+    assert (outline(image, two_that_touch * 0, 14) == overlay(image, two_that_touch * 0)).all()
+
+
+def test_outlines_darken_what_is_unlabeled(two_that_touch):
+    image = np.random.default_rng(0).integers(0, 200, (1, 12, 14)).astype(np.uint8)
+    labels = np.where(two_that_touch > 0, -1, 0)
+    plain, dark = (outline(image, values, 14) for values in (labels * 0, labels))
+    assert (dark == np.where((labels < 0)[..., None], plain // 2, plain)).all()
+
+
+def test_a_picture_of_labels_shows_three_states():
+    labels = np.array([[-1, 0], [1, 4_000_000_000]])
+    picture = label_picture(labels, 4)
+    assert picture.shape == (4, 4, 3)
+    assert (picture[:2, :2] == 96).all()
+    assert not picture[:2, 2:].any()
+    assert (picture[2:, :2] == label_colors(1)[1]).all()
+    assert len(np.unique(picture.reshape(-1, 3), axis=0)) == 4
+    assert (label_picture(np.stack([labels * 0, labels, labels * 0]), 4) == picture).all()
+
+
+def test_a_sheet_has_every_picture_in_its_cell_with_a_line_under_it():
+    grey = np.full((30, 50), 9, np.uint8)
+    color = np.full((40, 20, 3), (1, 2, 3), np.uint8)
+    sheet = contact_sheet([("one", grey), ("two", color), ("three", grey)], columns=2, gap=10)
+    height, width = 40 + 20, 50
+    assert sheet.shape == (2 * (height + 10) + 10, 2 * (width + 10) + 10, 3)
+    assert (sheet[10:40, 10:60] == 9).all()
+    assert (sheet[10:50, 70:90] == (1, 2, 3)).all()
+    assert (sheet[10:50, 90:120] == 255).all()
+    assert (sheet[80:110, 10:60] == 9).all()
+    for top, left in ((40, 10), (50, 70), (110, 10)):
+        assert sheet[top : top + 20, left : left + 50].min() < 120
+    assert (sheet[110:, 70:] == 255).all()
+
+
+def test_a_text_that_is_too_wide_loses_its_middle():
+    picture = np.zeros((8, 60), np.uint8)
+    long = contact_sheet([("a" * 80 + "1", picture)])
+    assert long.shape == (8 + 20 + 24, 60 + 24, 3)
+    assert (long[:, 60 + 12 :] == 255).all()
+    # the end is kept: another last digit is another picture
+    assert (contact_sheet([("a" * 80 + "4", picture)]) != long).any()
+    assert (contact_sheet([("a" * 70 + "1", picture)]) == long).all()
+    assert contact_sheet([("wwww", picture[:, :1])]).shape == (8 + 20 + 24, 25, 3)
+
+
+def test_a_sheet_of_nothing_is_refused():
+    with pytest.raises(ImageError) as error:
+        contact_sheet([])
+    assert str(error.value) == "there are no pictures to lay out: give at least one"

@@ -14,6 +14,7 @@ from spoco_zoo.normalization import (
     ScaleRange,
     ZeroMeanUnitVariance,
     fit_affine,
+    fit_affine_in_slabs,
 )
 
 quick = settings(max_examples=60, deadline=None)
@@ -216,3 +217,15 @@ def test_impossible_settings_are_refused(words, place, reason):
 def test_settings_survive_json(operation):
     adapter = TypeAdapter(Normalization)
     assert adapter.validate_json(adapter.dump_json(operation)) == operation
+
+
+@pytest.mark.parametrize("kind", ["uint16", "float32"])
+def test_slabs_give_the_numbers_of_the_whole(kind):
+    random = np.random.default_rng(0)
+    pixels = (60_000 + random.integers(0, 40, (2, 31, 20, 11))).astype(kind)
+    pixels[1] = 7  # a constant channel
+    settings = ZeroMeanUnitVariance()
+    whole = fit_affine(pixels, settings)
+    parts = fit_affine_in_slabs(lambda: np.array_split(pixels, 7, axis=1), settings)
+    assert np.allclose(parts.gain, whole.gain, rtol=1e-10)
+    assert np.allclose(parts.apply(pixels), whole.apply(pixels), rtol=0, atol=1e-6)

@@ -349,6 +349,7 @@ def test_a_pipe_is_not_waited_for(tiny_package):
         (b"a: 1\n---\na: 2", "is not plain YAML (but found another document)"),
         (b"a: 2001-99-99", "is not plain YAML (ValueError)"),
         (b"a: " + b"9" * 5000, "is not plain YAML (ValueError)"),
+        (b"a: 0x" + b"f" * 5000, "is not plain YAML (a number beyond all counts)"),
         (b"a: " + b"[" * 100_000, "is not plain YAML (RecursionError)"),
         (b"? [a]\n: b", "is not plain YAML (found unhashable key)"),
         (b"a: !!bool maybe", "is not plain YAML (KeyError)"),

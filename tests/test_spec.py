@@ -134,18 +134,20 @@ def test_what_is_left_out_follows_from_the_rest():
     assert deep.net.steps == ((2, 2, 2),)
 
 
-@pytest.mark.parametrize("zero", ["background", "unlabeled"])
+@pytest.mark.parametrize(
+    ("zero", "known"), [("background", None), ("unlabeled", None), ("unlabeled", 255)]
+)
 @pytest.mark.parametrize("prior", [None, 0.3])
 @pytest.mark.parametrize("wish", [None, True, False])
-def test_a_foreground_head_needs_labelled_background_or_a_prior(zero, prior, wish):
+def test_a_foreground_head_needs_labelled_background_or_a_prior(zero, known, prior, wish):
     words = {
-        "data": {"label_zero": zero},
+        "data": {"label_zero": zero, "background_label": known},
         "net": {"foreground_head": wish},
         "loss": {"foreground_prior": prior},
     }
-    can_learn = zero == "background" or prior is not None
+    can_learn = zero == "background" or known is not None or prior is not None
     if wish and not can_learn:
-        with pytest.raises(SettingError, match=r"give the prior, or leave the head out"):
+        with pytest.raises(SettingError, match=r"or the prior, or leave the head out"):
             parse_spec(words, "spec")
     else:
         spec = parse_spec(words, "spec")
@@ -239,6 +241,14 @@ def test_a_misspelled_word_is_named_with_the_one_that_was_meant(refusal, text, s
         (
             "data: {instance_ratio: 1.5}",
             "data.instance_ratio is 1.5: input should be less than or equal to 1",
+        ),
+        (
+            "data: {background_label: 0, label_zero: unlabeled}",
+            "data.background_label is 0: input should be greater than or equal to 1",
+        ),
+        (
+            "data: {instance_ratio_of: batch}",
+            "data.instance_ratio_of is 'batch': input should be 'image' or 'split'",
         ),
         (
             "data: {label_zero: nothing}",
@@ -345,7 +355,12 @@ def test_an_impossible_value_is_named_with_what_was_expected(refusal, text, sent
             "net: {foreground_head: true}\ndata: {label_zero: unlabeled}",
             "net.foreground_head is true while data.label_zero is unlabeled: "
             "a foreground head learns from labelled background or with loss.foreground_prior; "
-            "give the prior, or leave the head out",
+            "give data.background_label or the prior, or leave the head out",
+        ),
+        (
+            "data: {background_label: 255}",
+            "data.background_label is 255 while data.label_zero is background: one number is "
+            "enough for background; make label_zero unlabeled, or leave background_label out",
         ),
         (
             "clustering: {foreground: head}\nnet: {foreground_head: false}",

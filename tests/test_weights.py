@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import yaml
 
-from spoco_zoo.engines import pick_engines, run_onnx
+from spoco_zoo.engines import pick_engines, run_onnx, run_torchscript
 from spoco_zoo.images import read_image
 from spoco_zoo.labels import relabel
 from spoco_zoo.lint import choose_consumers, lint_package
@@ -20,7 +20,8 @@ from spoco_zoo.simulation import simulate_nuclei
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = sorted(path.parent for path in (ROOT / "weights").glob("*/rdf.yaml"))
-DESKTOP = [path for path in SHIPPED if path.name.endswith(("-instances", "-boundaries"))]
+ENDINGS = ("-instances", "-boundaries", "-qupath")
+DESKTOP = [path for path in SHIPPED if path.name.endswith(ENDINGS)]
 PACKAGES = [path for path in SHIPPED if path not in DESKTOP]
 TILES = {2: [(1024, 1024), (128, 128), (64, 200)], 3: [(96, 96, 96), (16, 48, 48), (8, 64, 32)]}
 
@@ -47,8 +48,9 @@ def shipped(request):
 
 def test_every_network_is_there_for_every_program():
     for path in PACKAGES:
-        for flavour in ("instances", "boundaries"):
-            assert path.with_name(f"{path.name}-{flavour}") in DESKTOP
+        assert path.with_name(f"{path.name}-instances") in DESKTOP
+    for ending in ENDINGS:
+        assert ROOT / "weights" / f"nuclei-2d{ending}" in DESKTOP
 
 
 def test_every_package_was_proven_in_every_engine(shipped):
@@ -81,6 +83,23 @@ def test_labels_out_of_the_graph_are_those_of_run(path):
     (found,) = run_onnx(engine, path / "weights.onnx", normalized)
     assert expected.max() > 5
     np.testing.assert_array_equal(relabel(found[0, 0]), expected)
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in DESKTOP if p.name.endswith("-qupath")], ids=lambda path: path.name
+)
+def test_what_qupath_calls_gives_labels_of_a_tile(path):
+    engine = next((e for e in pick_engines("installed") if e.kind == "torchscript"), None)
+    if engine is None or not engine.find():
+        pytest.skip("PyTorch is not there")
+    package = load_package(path.with_name(path.name.removesuffix("-qupath")))
+    image = simulate(package, (300, 333)).astype(np.float32)
+    low, high = np.percentile(image, (0.1, 99.9))
+    given = np.clip((image - low) / (high - low), -0.5, 1.5)[None].astype(np.float32)
+    (found,) = run_torchscript(engine, path / "instanseg.pt", given)
+    assert found.dtype == np.float32
+    expected = segment(given[0], package, device="cpu")
+    np.testing.assert_array_equal(relabel(found[0, 0].astype(np.int64)), expected)
 
 
 def test_the_test_tensors_are_reproduced(session):

@@ -58,9 +58,9 @@ from spoco_zoo.packaging.proof import Check, Proof, prove, read_candidate
 from spoco_zoo.packaging.qupath import give_as_qupath
 from spoco_zoo.packaging.run_folder import RunFacts, read_run
 from spoco_zoo.recipe import Consistency, Recipe
+from spoco_zoo.scenes import simulate_scene
 from spoco_zoo.segmentation import make_instances
 from spoco_zoo.session import Embedded
-from spoco_zoo.simulation import simulate_nuclei
 from spoco_zoo.spec import Spec, dump_yaml
 from spoco_zoo.training import net as net_module
 from spoco_zoo.training.net import PackagedUNet, count_parameters
@@ -351,7 +351,7 @@ class _Draft:
         return self._simulate(space, seed=1)
 
     def _simulate(self, space: tuple[int, ...] | list[int], seed: int) -> np.ndarray:
-        image, _ = simulate_nuclei(tuple(space), seed)
+        image, _ = simulate_scene(self.spec.card.scene, tuple(space), seed)
         return np.repeat(image[None], self.channels, axis=0)
 
 

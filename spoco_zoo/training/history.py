@@ -1,66 +1,78 @@
-"""The history of a run: the terms of the loss over the steps, as `history.csv` holds them."""
+"""The rows of `history.csv`: losses, learning rate, time and scores over the steps of a run.
+
+Rows are appended as they come, so that one can watch. A checkpoint writes all of them anew, which
+adds the scores; resuming leaves out those that are later than the checkpoint. A kill at any time
+leaves a file that can be read, but for its last line.
+"""
 
 import csv
-from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from spoco_zoo.files import write_bytes
 from spoco_zoo.training.loss import LossTerms
 
-LOG_EVERY = 10
-_TERMS = LossTerms._fields[:-1]
-_COLUMNS = ("step", "total", *_TERMS, "learning_rate", "seconds_per_step", "score")
+TERMS = LossTerms._fields[:-1]
+COLUMNS = ("step", "total", *TERMS, "learning_rate", "seconds_per_step", "score")
 
 
-@dataclass
 class History:
-    """The rows so far, and the terms and seconds of the steps since the last of them."""
+    """The rows of a run, and the file that they stand in."""
 
-    rows: list[list[Any]] = field(default_factory=list)
-    recent: list[tuple[dict[str, float], float]] = field(default_factory=list)
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: list[list[Any]] = []
 
-    def note(self, terms: Mapping[str, float], seconds: float) -> None:
-        """Keep what one step gave and how long it took."""
-        self.recent.append((dict(terms), seconds))
+    def add(self, step: int, means: dict[str, float], rate: float, seconds: float) -> None:
+        """Append the mean terms of the steps since the last row, and seconds a step."""
+        row: list[Any] = [step, means["total"], *(means[name] for name in TERMS), rate, seconds, ""]
+        self.rows.append([_short(value) for value in row])
+        # the next checkpoint writes all rows, or says why it cannot
+        with suppress(OSError), self.path.open("a", encoding="utf-8", newline="") as file:
+            file.write(_join(self.rows[-1]))
 
-    def add_row(self, step: int, rate: float) -> dict[str, float]:
-        """Sum up the steps since the last row by their means, which are returned."""
-        names = self.recent[0][0].keys()
-        means = {n: sum(t[n] for t, _ in self.recent) / len(self.recent) for n in names}
-        seconds = sum(s for _, s in self.recent) / len(self.recent)
-        terms = [means[n] for n in ("total", *_TERMS)]
-        self.rows.append([step, *(_short(value) for value in (*terms, rate, seconds)), ""])
-        self.recent.clear()
-        return means
-
-    def add_score(self, step: int, score: float) -> None:
-        """Write the score of a validation into the row of its step."""
+    def set_score(self, step: int, score: float) -> None:
+        """Note the validation score of a step that has a row; it is written by `write`."""
         if self.rows and self.rows[-1][0] == step:
             self.rows[-1][-1] = _short(score)
 
-    def last(self) -> tuple[dict[str, float], float]:
-        """Terms and seconds a step of the last row, to be shown."""
-        if not self.rows:
-            return {}, 0.0
-        row = self.rows[-1]
-        return dict(zip(("total", *_TERMS), row[1:9], strict=True)), row[10]
+    @property
+    def last(self) -> dict[str, Any]:
+        """The last row by the names of its columns; empty before the first."""
+        return dict(zip(COLUMNS, self.rows[-1], strict=True)) if self.rows else {}
 
-    def to_text(self) -> str:
-        """Write all rows as comma separated values."""
-        return "".join(",".join(map(str, row)) + "\n" for row in [_COLUMNS, *self.rows])
+    def write(self) -> None:
+        """Write all rows, whole or not at all.
 
-    def read_rows(self, path: Path, step: int) -> None:
-        """Take the rows of a file up to a step; later ones are of steps that were lost."""
-        rows: list[list[Any]] = []
-        with suppress(FileNotFoundError), path.open(newline="") as file:
-            rows = [[_number(v) for v in row] for row in list(csv.reader(file))[1:]]
-        self.rows = [row for row in rows if row[0] <= step]
+        Raises:
+            OutputError: The disk refuses the file.
+        """
+        text = "".join(map(_join, [list(COLUMNS), *self.rows]))
+        write_bytes(self.path, text.encode(), overwrite=True)
+
+    def load(self, step: int) -> None:
+        """Read the rows up to a step, and take later ones out of the file.
+
+        Raises:
+            OutputError: The disk refuses the shorter file.
+        """
+        lines: list[str] = []
+        with suppress(FileNotFoundError), self.path.open(encoding="utf-8", newline="") as file:
+            lines = list(file)
+        whole = [line for line in lines[1:] if line.endswith("\n")]  # a kill may cut the last
+        rows = [[_number(cell) for cell in row] for row in csv.reader(whole)]
+        self.rows = [row for row in rows if len(row) == len(COLUMNS) and row[0] <= step]
+        if len(self.rows) < len(lines) - 1:
+            self.write()
 
 
-def _short(value: float) -> float:
-    return float(f"{value:.6g}")
+def _join(row: list[Any]) -> str:
+    return ",".join(map(str, row)) + "\n"
+
+
+def _short(value: float | int | str) -> float | int | str:
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def _number(text: str) -> Any:  # noqa: ANN401 - a cell of a table

@@ -4,12 +4,14 @@
     ├── spec.yaml         the complete recipe, defaults written out
     ├── instances.json    which images and which of their instances were used
     ├── environment.json  versions, device, precision, parameters
+    ├── augmented.png     the first crops as the network sees them: both views, and labels
     ├── last.pt           networks, optimiser and step: where --resume goes on
     ├── best.pt           the same at the best validation score
     ├── history.csv       the terms of the loss over the steps
     ├── curves.png        the same as a picture
     ├── recipe.json       how embeddings become instances, and the score that this reached
-    └── tensorboard/
+    ├── examples/         the best and the worst validation images, for `spoco-zoo report`
+    └── tensorboard/      scalars, and pictures of every validation
 
 A run is a function of its spec and data: batches, anchors and learning rate depend on the
 number of the step, so stopping and resuming changes nothing. The momentum net moves once a
@@ -28,9 +30,12 @@ from typing import Any
 
 import torch
 
+from spoco_zoo.curves import training_curves
 from spoco_zoo.errors import SettingError
-from spoco_zoo.figures import training_curves
+from spoco_zoo.examples import Validated, write_examples
+from spoco_zoo.figures import write_png
 from spoco_zoo.files import write_bytes
+from spoco_zoo.metrics import mean_scores
 from spoco_zoo.spec import Spec, dump_spec
 from spoco_zoo.training.batches import iterate_batches
 from spoco_zoo.training.checkpoints import (
@@ -39,28 +44,34 @@ from spoco_zoo.training.checkpoints import (
     load_checkpoint,
     load_state,
 )
-from spoco_zoo.training.history import LOG_EVERY, History
+from spoco_zoo.training.history import TERMS, History
 from spoco_zoo.training.loss import LossTerms, spoco_loss
 from spoco_zoo.training.momentum import MomentumPair
 from spoco_zoo.training.net import count_parameters
+from spoco_zoo.training.pictures import SHOWN, sample_of, show_pictures
 from spoco_zoo.training.ranks import Ranks, join_ranks, later
-from spoco_zoo.training.samples import Batch, Sample, SparseSamples, draw, read_samples
+from spoco_zoo.training.samples import AnySample, Batch, SparseSamples, draw
 from spoco_zoo.training.schedule import (
     learning_rate,
     make_optimizer,
     pick_device,
     pick_precision,
 )
+from spoco_zoo.training.sheet import show_crops
+from spoco_zoo.training.splits import expect_equal, list_instances, read_splits
 from spoco_zoo.training.starting import fill, read_start
 from spoco_zoo.training.validation import (
     Embedded,
     Fitted,
     embed_all,
+    find_instances,
     fit_recipe,
     goal,
-    score_recipe,
+    score_instances,
     start_recipe,
 )
+
+_LOG_EVERY = 10
 
 
 @dataclass(frozen=True)
@@ -99,7 +110,7 @@ class TrainResult:
 
 
 def train(spec: Spec, data: Path, run_folder: Path, options: TrainOptions) -> TrainResult:
-    """Train a network on `data/{train,val}/{images,labels}`.
+    """Train a network on the splits train and val of a folder, in any layout of `datasets`.
 
     Raises:
         ImageError: Images or labels are missing or do not fit together.
@@ -110,11 +121,14 @@ def train(spec: Spec, data: Path, run_folder: Path, options: TrainOptions) -> Tr
         if not ranks.is_first:
             options = replace(options, on_stage=_be_quiet, on_note=_be_quiet)
         options.on_stage("reading images")
-        spec, samples, validation = ranks.together(partial(_read, spec, data))
-        chosen = _list_instances(samples, validation)
-        ranks.together(partial(_expect_equal, chosen, ranks.first(lambda: chosen)))
+        spec, samples, validation = ranks.together(partial(read_splits, spec, data))
+        chosen = list_instances(samples, validation)
+        ranks.together(partial(expect_equal, chosen, ranks.first(lambda: chosen)))
         run = _Run.open(spec, run_folder, (ranks, device), options)
-        ranks.first(partial(run.check_instances if options.resume else run.describe, chosen))
+        if options.resume:
+            ranks.first(partial(run.check_instances, chosen))
+        else:
+            ranks.first(partial(run.describe, samples, chosen))
         options.on_stage("training")
         with run:
             end = partial(run.end_step, validation, options, _deadline(options.max_minutes))
@@ -123,7 +137,9 @@ def train(spec: Spec, data: Path, run_folder: Path, options: TrainOptions) -> Tr
             for batch in iterate_batches(crops, run.step, device):
                 began = time.monotonic()
                 terms = run.take_step(batch)
-                if ranks.first(partial(end, terms, time.monotonic() - began)):
+                if ranks.is_first:
+                    run.recent.append((terms, time.monotonic() - began))
+                if ranks.first(partial(end, batch)):
                     return TrainResult(run_folder, run.step, finished=False, fitted=None)
             options.on_stage("fitting the recipe")
             fitted = ranks.first(partial(run.finish, validation))
@@ -144,9 +160,12 @@ class _Run:
     precision: torch.dtype
     step: int = 0
     best_score: float = -1.0
+    recent: list[tuple[dict[str, float], float]] = field(default_factory=list)
     started_from: dict[str, Any] | None = None
-    history: History = field(default_factory=History)
     board: Any = None
+
+    def __post_init__(self) -> None:
+        self.history = History(self.folder / "history.csv")
 
     @staticmethod
     def open(
@@ -175,17 +194,14 @@ class _Run:
         return run
 
     def _refuse_taken(self) -> None:
-        if self._is_taken():
+        """Stop before files of another run would be replaced."""
+        names = ("last.pt", "best.pt", "recipe.json")
+        spec = self.folder / "spec.yaml"
+        other_spec = spec.exists() and spec.read_text(encoding="utf-8") != dump_spec(self.spec)
+        if other_spec or any((self.folder / name).exists() for name in names):
             raise SettingError(
                 f"{self.folder}: holds a run already: choose another name, or --resume to go on"
             )
-
-    def _is_taken(self) -> bool:
-        """Whether the folder holds files that a new run would replace."""
-        names = ("last.pt", "best.pt", "history.csv", "recipe.json")
-        spec = self.folder / "spec.yaml"
-        other_spec = spec.exists() and spec.read_text(encoding="utf-8") != dump_spec(self.spec)
-        return other_spec or any((self.folder / name).exists() for name in names)
 
     def __enter__(self) -> "_Run":
         if self.ranks.is_first:
@@ -207,7 +223,7 @@ class _Run:
                 "resume with the folder of its start"
             )
 
-    def describe(self, chosen: dict[str, Any]) -> None:
+    def describe(self, samples: Sequence[AnySample], chosen: dict[str, Any]) -> None:
         """Write what this run is, before it starts."""
         self.folder.mkdir(parents=True, exist_ok=True)
         _write_text(self.folder / "spec.yaml", dump_spec(self.spec))
@@ -226,6 +242,7 @@ class _Run:
             facts["started_from"] = self.started_from
         _write_text(self.folder / "environment.json", json.dumps(facts, indent=1))
         self.save("last.pt")
+        write_png(self.folder / "augmented.png", show_crops(samples, self.spec), overwrite=True)
 
     def take_step(self, batch: Batch) -> dict[str, float]:
         """Move f by the gradient of one batch, of which this process holds its share; then g.
@@ -281,19 +298,19 @@ class _Run:
 
     def end_step(
         self,
-        validation: Sequence[Sample],
+        validation: Sequence[AnySample],
         options: TrainOptions,
         deadline: float,
-        terms: dict[str, float],
-        seconds: float,
+        batch: Batch,
     ) -> bool:
         """Write down a step, validate and save where it is time to; say whether to stop."""
         schedule = self.spec.schedule
         last = self.step == schedule.steps
         due = last or self.step % schedule.validate_every == 0
         saves = due or self.step % schedule.checkpoint_every == 0
-        self.record(terms, seconds, due=due)
-        score = self.validate(validation) if due else None
+        if due or self.step % _LOG_EVERY == 0:
+            self._add_row()
+        score = self.validate(validation, batch) if due else None
         if saves:
             self.save("last.pt")
         options.on_step(self.report(score))
@@ -302,46 +319,59 @@ class _Run:
             self.save("last.pt")
         return stop
 
-    def record(self, terms: dict[str, float], seconds: float, *, due: bool) -> None:
-        """Add one row to the history every few steps, and where a validation is due."""
-        self.history.note(terms, seconds)
-        if self.step % LOG_EVERY == 0 or due:
-            rate = learning_rate(self.spec, self.step - 1)
-            for name, value in self.history.add_row(self.step, rate).items():
-                self.board.add_scalar(f"loss/{name}", value, self.step)
-            self.board.add_scalar("learning_rate", rate, self.step)
+    def _add_row(self) -> None:
+        """Add the means of the steps since the last row to the history and the board."""
+        means = self._means()
+        rate = learning_rate(self.spec, self.step - 1)
+        seconds = sum(s for _, s in self.recent) / len(self.recent)
+        self.history.add(self.step, means, rate, seconds)
+        for name, value in means.items():
+            self.board.add_scalar(f"loss/{name}", value, self.step)
+        self.board.add_scalar("learning_rate", rate, self.step)
+        self.recent.clear()
 
     def report(self, score: float | None) -> StepReport:
         """Sum up where the run stands."""
-        terms, seconds = self.history.last()
+        row = self.history.last
+        terms = {name: row[name] for name in ("total", *TERMS) if row}
+        seconds = row.get("seconds_per_step", 0.0)
         return StepReport(self.step, self.spec.schedule.steps, terms, seconds, score)
 
-    def validate(self, validation: Sequence[Sample]) -> float:
-        """Cluster and score the validation images; keep the checkpoint if it is the best."""
+    def validate(self, validation: Sequence[AnySample], batch: Batch) -> float:
+        """Cluster and score the validation images; keep the checkpoint if it is the best.
+
+        The first of them, and the first crop of the batch, are shown on the board.
+        """
         needs_g = self.spec.clustering_method.method == "consistency"
         embedded = self._embed(validation, needs_g=needs_g)
         recipe = start_recipe(self.spec, embedded)
-        score = goal(score_recipe(recipe, embedded))
+        found = [find_instances(recipe, item) for item in embedded]
+        score = goal(mean_scores([*map(score_instances, found, embedded)]))
+        crop = sample_of(batch)
+        (seen,) = self._embed([crop], needs_g=needs_g)
+        shown = list(zip(validation[:SHOWN], embedded, found, strict=False))
+        shown.append((crop, seen, find_instances(recipe, seen)))
+        show_pictures(self.board, self.step, shown, self.spec.loss)
         self.board.add_scalar("validation/mean_ap", score, self.step)
-        self.history.add_score(self.step, score)
+        self.history.set_score(self.step, score)
         if score > self.best_score:
             self.best_score = score
             self.save("best.pt")
         return score
 
-    def _embed(self, validation: Sequence[Sample], *, needs_g: bool) -> list[Embedded]:
+    def _embed(self, validation: Sequence[AnySample], *, needs_g: bool) -> list[Embedded]:
         """Embed the validation images, by g too where clustering may ask for it."""
         pair = self.pair.eval()
         twin = pair.momentum_net if needs_g else None
         return embed_all(pair.embedding_net, validation, self.device, twin)
 
-    def finish(self, validation: Sequence[Sample]) -> Fitted:
+    def finish(self, validation: Sequence[AnySample]) -> Fitted:
         """Fit the recipe, and draw the history."""
         fitted = self._fit(validation)
         training_curves(self.folder / "history.csv", self.folder / "curves.png")
         return fitted
 
-    def _fit(self, validation: Sequence[Sample]) -> Fitted:
+    def _fit(self, validation: Sequence[AnySample]) -> Fitted:
         """Choose the numbers of the recipe with the best network, and write them."""
         best = load_checkpoint(self.folder / "best.pt", self.device)
         self.pair.load_state_dict(best["pair"])
@@ -360,6 +390,8 @@ class _Run:
             ],
         }
         _write_text(self.folder / "recipe.json", json.dumps(content, indent=1))
+        kept = [Validated(s.name, s.image, e) for s, e in zip(validation, embedded, strict=True)]
+        write_examples(self.folder / "examples", kept, fitted.recipe)
         return fitted
 
     def save(self, name: str) -> None:
@@ -371,66 +403,39 @@ class _Run:
             "spec": self.spec.model_dump_json(),
             "pair": self.pair.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "recent": [[terms, seconds] for terms, seconds in self.history.recent],
+            "recent": [[terms, seconds] for terms, seconds in self.recent],
         }
-        # the history first: rows that are ahead of a checkpoint are dropped, missing ones are lost
-        if self.history.rows:
-            _write_text(self.folder / "history.csv", self.history.to_text())
+        # first, since rows ahead of a checkpoint can be dropped, and missing ones are lost
+        self.history.write()
         buffer = BytesIO()  # torch hides a full disk behind an error of its own
         torch.save(state, buffer)
         write_bytes(self.folder / name, buffer.getvalue(), overwrite=True)
 
     def _load(self) -> None:
-        path = self.folder / "last.pt"
-        state = self.ranks.first(partial(load_state, path, self.spec))
+        state = self.ranks.first(partial(load_state, self.folder / "last.pt", self.spec))
         self.pair.load_state_dict(state["pair"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.best_score = state["step"], state["best_score"]
-        self.history.recent = [(dict(terms), seconds) for terms, seconds in state["recent"]]
-        if self.ranks.is_first:
-            self.history.read_rows(self.folder / "history.csv", self.step)
-            for part in self.folder.glob(".*.part"):  # what a killed process was writing
-                part.unlink()
+        self.recent = [(dict(terms), seconds) for terms, seconds in state["recent"]]
+        self.ranks.first(self._tidy)
 
+    def _tidy(self) -> None:
+        """Take out rows of the steps that were lost, and what a killed process was writing."""
+        self.history.load(self.step)
+        for part in self.folder.glob(".*.part"):
+            part.unlink()
 
-def _read(spec: Spec, data: Path) -> tuple[Spec, list[Sample], list[Sample]]:
-    """Read the images, and write the count of their channels into the spec."""
-    samples = read_samples(data / "train", spec.data, spec.net.dimensions, thin=True)
-    validation = read_samples(data / "val", spec.data, spec.net.dimensions, thin=False)
-    return _with_channels(spec, samples), samples, validation[: spec.schedule.validation_images]
-
-
-def _expect_equal(chosen: dict[str, Any], first: dict[str, Any]) -> None:
-    if chosen != first:
-        raise SettingError(
-            "the processes found different images or instances: give the same data to all"
-        )
-
-
-def _be_quiet(_: str) -> None:
-    """Say nothing: the first process does."""
+    def _means(self) -> dict[str, float]:
+        names = self.recent[0][0].keys()
+        return {n: sum(terms[n] for terms, _ in self.recent) / len(self.recent) for n in names}
 
 
 def _deadline(minutes: float | None) -> float:
     return math.inf if minutes is None else time.monotonic() + 60 * minutes
 
 
-def _list_instances(samples: Sequence[Sample], validation: Sequence[Sample]) -> dict[str, Any]:
-    return {
-        "train": {sample.name: list(sample.kept) for sample in samples},
-        "val": {sample.name: list(sample.kept) for sample in validation},
-    }
-
-
-def _with_channels(spec: Spec, samples: Sequence[Sample]) -> Spec:
-    """Write the count of channels of the images into the spec, or refuse another."""
-    channels = len(samples[0].image)
-    if spec.net.in_channels not in (None, channels):
-        raise SettingError(
-            f"net.in_channels is {spec.net.in_channels}: the images have {channels}; leave it out"
-        )
-    net = spec.net.model_copy(update={"in_channels": channels})
-    return spec.model_copy(update={"net": net})
+def _be_quiet(_: str) -> None:
+    """Say nothing: the first process does."""
 
 
 def _write_text(path: Path, text: str) -> None:

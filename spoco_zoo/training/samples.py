@@ -1,10 +1,8 @@
 """Batches for training: crops with sparse labels, two views of each.
 
-A folder `DIR/{train,val}/{images,labels}` is read once; each image is normalised as a whole and
-its labels brought to the three states of the loss, so that no crop can turn an instance into
-background. What a crop shows depends on the seed, the number of the step and its own number in
-the batch alone: a resumed run sees what an uninterrupted one sees, and several processes that
-share a batch see what one would, whatever the count of workers.
+What a crop shows depends on the seed, the number of the step and its own number in the batch
+alone: a resumed run sees what an uninterrupted one sees, and processes that share a batch see what
+one would, whatever the count of workers.
 
     image ─ crop ─ geometry ─┬─ intensity ─ view of f
                              └─ intensity ─ view of g
@@ -14,34 +12,40 @@ Augmentation itself is batchgeneratorsv2's.
 """
 
 import math
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Integer
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from spoco_zoo.errors import ImageError
-from spoco_zoo.images import pair_files, read_image, read_labels, stem_of
 from spoco_zoo.labels import BACKGROUND, UNLABELED
-from spoco_zoo.normalization import fit_affine
-from spoco_zoo.spec import AugmentationSettings, DataSettings, LabelZero, ScheduleSettings, Spec
+from spoco_zoo.spec import AugmentationSettings, ScheduleSettings, Spec
+from spoco_zoo.training.reading import (
+    AnySample,
+    Places,
+    Sample,
+    StreamedSample,
+    choose_instances,
+    choose_over_split,
+    read_samples,
+    to_states,
+)
 
-
-@dataclass(frozen=True, eq=False)
-class Sample:
-    """One image, normalised, with its labels in three states."""
-
-    name: str
-    image: Float[np.ndarray, "c *space"]
-    labels: Int[np.ndarray, "*space"]
-    kept: tuple[int, ...]  # ids of the instances that stay, as in the file
+__all__ = [
+    "AnySample",
+    "Batch",
+    "Sample",
+    "SparseSamples",
+    "StreamedSample",
+    "choose_instances",
+    "choose_over_split",
+    "read_samples",
+    "to_states",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,81 +65,6 @@ class Batch:
         return Batch(self.view_f.pin_memory(), self.view_g.pin_memory(), self.labels.pin_memory())
 
 
-def choose_instances(
-    labels: Integer[np.ndarray, "*space"], ratio: float, seed: int, name: str
-) -> tuple[int, ...]:
-    """Pick the instances of one image that stay labelled.
-
-    The ids are shuffled by the seed and the image's name and the first are kept, so a larger
-    ratio contains a smaller one. Half counts round up, and an image with instances keeps one.
-    """
-    ids = np.unique(labels[labels > 0])
-    random = np.random.default_rng([seed, zlib.crc32(name.encode())])
-    shuffled = random.permutation(ids)
-    count = max(math.floor(ratio * len(ids) + 0.5), 1) if len(ids) else 0
-    return tuple(sorted(int(i) for i in shuffled[:count]))
-
-
-def to_states(
-    labels: Integer[np.ndarray, "*space"], kept: Sequence[int], label_zero: LabelZero
-) -> Int[np.ndarray, "*space"]:
-    """Bring labels of a file to the states of the loss: what is not kept is UNLABELED."""
-    zero = BACKGROUND if label_zero == "background" else UNLABELED
-    ids = np.unique(labels)
-    # ids may be large and sparse: number the kept ones 1..n
-    numbers = {i: n for n, i in enumerate(sorted(kept), start=1)} | {0: zero}
-    states = np.array([numbers.get(int(i), UNLABELED) for i in ids], dtype=np.int64)
-    return states[np.searchsorted(ids, labels)]
-
-
-def read_samples(folder: Path, data: DataSettings, n_axes: int, *, thin: bool) -> list[Sample]:
-    """Read `folder/{images,labels}`.
-
-    Args:
-        folder: A split, such as DIR/train.
-        data: What the files mean.
-        n_axes: Space axes of the network.
-        thin: Keep only `instance_ratio` of the instances; validation keeps them all.
-
-    Raises:
-        ImageError: Files are missing, unreadable, without partner or of different shape.
-    """
-    for part in ("images", "labels"):
-        if not (folder / part).is_dir():
-            raise ImageError(
-                f"{folder / part}: no such folder: expected "
-                f"{folder.name}/images and {folder.name}/labels with files of equal names"
-            )
-    samples: list[Sample] = []
-    for image_path, label_path in pair_files(folder / "images", folder / "labels"):
-        image, labels = read_image(image_path, n_axes), read_labels(label_path)
-        if image.space != labels.shape:
-            raise ImageError(
-                f"{label_path}: labels have shape {labels.shape}, the image has {image.space}: "
-                "both must show the same pixels"
-            )
-        if len(image.space) != n_axes:
-            raise ImageError(
-                f"{image_path}: image has {len(image.space)} space axes: expected {n_axes}; "
-                "set net.dimensions in the spec"
-            )
-        if samples and len(image.pixels) != len(samples[0].image):
-            raise ImageError(
-                f"{image_path}: image has {len(image.pixels)} channels, "
-                f"{samples[0].name} has {len(samples[0].image)}: all images must have as many"
-            )
-        name = stem_of(image_path)
-        ratio = data.instance_ratio if thin else 1.0
-        kept = choose_instances(labels, ratio, data.instance_seed, name)
-        zero = data.label_zero if thin else data.validation_label_zero or data.label_zero
-        affine = fit_affine(image.pixels, data.normalization)
-        states = to_states(labels, kept, zero)
-        samples.append(Sample(name, affine.apply(image.pixels), states, kept))
-    if thin and not any(sample.kept for sample in samples):
-        raise ImageError(f"{folder / 'labels'}: no instance is labelled: label some and try again")
-    return samples
-
-
 class SparseSamples(Dataset[Batch]):
     """All batches of a training run, by the number of the step.
 
@@ -146,7 +75,7 @@ class SparseSamples(Dataset[Batch]):
     """
 
     def __init__(
-        self, samples: Sequence[Sample], spec: Spec, numbers: Sequence[int] | None = None
+        self, samples: Sequence[AnySample], spec: Spec, numbers: Sequence[int] | None = None
     ) -> None:
         self.samples = samples
         self.schedule: ScheduleSettings = spec.schedule
@@ -154,10 +83,10 @@ class SparseSamples(Dataset[Batch]):
         self.geometry = _geometry(spec.augmentation, spec.schedule.crop)
         self.intensity = _intensity(spec.augmentation)
         # large images count more, but a few of them must not push out all small ones
-        area = np.array([sample.labels.size for sample in samples], dtype=float)
+        area = np.array([math.prod(sample.space) for sample in samples], dtype=float)
         crops = np.maximum(area / math.prod(spec.schedule.crop), 1.0)
         self.chances = np.sqrt(crops) / np.sqrt(crops).sum()
-        self.places = [np.flatnonzero(sample.labels > BACKGROUND) for sample in samples]
+        self.places: list[np.ndarray | Places] = [sample.places() for sample in samples]
 
     def __len__(self) -> int:
         return self.schedule.steps
@@ -188,7 +117,7 @@ class SparseSamples(Dataset[Batch]):
         mirrored instance would be two with one id.
         """
         sample, crop = self.samples[chosen], self.schedule.crop
-        shape, places = sample.labels.shape, self.places[chosen]
+        shape, places = sample.space, self.places[chosen]
         aimed = len(places) and random.random() < self.schedule.instance_crop_ratio
         if aimed:
             place = np.unravel_index(places[random.integers(len(places))], shape)
@@ -196,15 +125,19 @@ class SparseSamples(Dataset[Batch]):
             center = [int(p) + int(j) for p, j in zip(place, jitter, strict=True)]
         else:
             center = [int(random.integers(n)) for n in shape]
-        image, labels = sample.image, sample.labels
-        for axis, (middle, size, n) in enumerate(zip(center, crop, shape, strict=True)):
+        windows = []
+        for middle, size, n in zip(center, crop, shape, strict=True):
             # the crop stays inside where the image is large enough
             middle = min(max(middle, size // 2), max(n - (size + 1) // 2, size // 2))
             middle = middle if n >= size else n // 2
             start = middle - size
-            indices = np.arange(start, start + 2 * size + size % 2)
-            image = image.take(_mirror(indices, n), axis=axis + 1)
-            labels = labels.take(_mirror(indices, n), axis=axis)
+            windows.append(np.arange(start, start + 2 * size + size % 2))
+        mirrored = [_mirror(window, n) for window, n in zip(windows, shape, strict=True)]
+        box = tuple(slice(int(m.min()), int(m.max()) + 1) for m in mirrored)
+        image, labels = sample.read(box)
+        for axis, (indices, inside, n) in enumerate(zip(windows, mirrored, shape, strict=True)):
+            image = image.take(inside - inside.min(), axis=axis + 1)
+            labels = labels.take(inside - inside.min(), axis=axis)
             outside = (indices < 0) | (indices >= n)
             labels[(slice(None),) * axis + (outside,)] = UNLABELED
         return torch.from_numpy(image), torch.from_numpy(labels)

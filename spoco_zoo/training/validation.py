@@ -7,16 +7,27 @@ from collections.abc import Iterable
 
 import torch
 
-from spoco_zoo.fitting import Embedded, Fitted, fit_recipe, goal, score_recipe, start_recipe
+from spoco_zoo.fitting import (
+    Embedded,
+    Fitted,
+    find_instances,
+    fit_recipe,
+    goal,
+    score_instances,
+    score_recipe,
+    start_recipe,
+)
 from spoco_zoo.training.net import UNet
-from spoco_zoo.training.samples import Sample
+from spoco_zoo.training.samples import AnySample
 
 __all__ = [
     "Embedded",
     "Fitted",
     "embed_all",
+    "find_instances",
     "fit_recipe",
     "goal",
+    "score_instances",
     "score_recipe",
     "start_recipe",
 ]
@@ -24,7 +35,7 @@ __all__ = [
 
 @torch.no_grad()
 def embed_all(
-    net: UNet, samples: Iterable[Sample], device: torch.device, momentum_net: UNet | None = None
+    net: UNet, samples: Iterable[AnySample], device: torch.device, momentum_net: UNet | None = None
 ) -> list[Embedded]:
     """Embed whole images in float32; the networks must be in evaluation mode."""
     embedded = []

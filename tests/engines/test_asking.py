@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import yaml
 
-from spoco_zoo.engines import ENGINES, asking, run_onnx, run_torchscript
+from spoco_zoo.engines import ENGINES, asking, measure_peak, run_onnx, run_torchscript
 from spoco_zoo.errors import MissingExtraError, PackageError
 
 DATA = Path(__file__).parent.parent / "data"
@@ -340,3 +340,26 @@ def test_what_is_missing_or_of_another_kind_is_said_first(fake, tmp_path):
     assert str(missing.value) == "Fake 1 is not installed: run spoco-zoo engines --install"
     with pytest.raises(ValueError, match=r"^Fake 1 opens onnx, not torchscript$"):
         run_torchscript(fake(""), tmp_path, np.zeros(1))
+
+
+# --- memory
+
+
+def test_the_peak_is_that_of_the_engine_and_grows_with_the_image(there, copier):
+    (engine,) = (e for e in ENGINES if e.kind == "onnx" and not e.from_cache)
+    there(engine)
+    held = np.ones(60_000_000)  # 480 MB of ours, which a child must not be charged with
+    peaks = [
+        measure_peak(engine, copier("float32", (size,)), np.zeros(size, np.float32))
+        for size in (10, 25_000_000)
+    ]
+    if peaks[0] is None:
+        pytest.skip("this system does not tell")
+    assert peaks[0] < held.nbytes
+    assert peaks[1] > peaks[0] + 200_000_000  # two outputs and an input of 100 MB each
+
+
+def test_an_engine_that_does_not_tell_its_peak_gives_none(fake, tmp_path):
+    (tmp_path / "weights").write_bytes(b"")
+    silent = fake("import json; print(json.dumps({'engine': '1', 'outputs': []}))")
+    assert measure_peak(silent, tmp_path / "weights", np.zeros(1)) is None

@@ -18,7 +18,7 @@ import tifffile
 
 from spoco_zoo import files
 from spoco_zoo.spec import dump_spec, parse_spec
-from spoco_zoo.training import TrainOptions, loop, train
+from spoco_zoo.training import TrainOptions, train
 from spoco_zoo.training.checkpoints import load_checkpoint
 
 torch.set_num_threads(1)
@@ -108,15 +108,17 @@ class _Killed(BaseException):
     """No code of the project expects it, as none can expect a kill."""
 
 
-def count_writes(data, folder, monkeypatch):
-    written = []
+def kill_at(monkeypatch, place):
+    """End everything before the write of this number; return the names of files written."""
+    written, write_whole = [], files.write_whole
 
-    def count(path, content, *, overwrite=False):
+    def write(path, content, *, overwrite=False):
+        if len(written) == place:
+            raise _Killed
         written.append(path.name)
-        files.write_bytes(path, content, overwrite=overwrite)
+        write_whole(path, content, overwrite=overwrite)
 
-    monkeypatch.setattr(loop, "write_bytes", count)
-    train(SPEC, data, folder, TrainOptions(device="cpu"))
+    monkeypatch.setattr(files, "write_whole", write)
     return written
 
 
@@ -124,28 +126,21 @@ def test_killed_before_any_of_its_writes_a_run_ends_as_undisturbed(
     data, undisturbed, tmp_path, monkeypatch
 ):
     """Between history and checkpoint, best and last, and at the first and last of its files."""
-    written = count_writes(data, tmp_path / "counted", monkeypatch)
+    with monkeypatch.context() as patch:
+        written = kill_at(patch, None)
+        train(SPEC, data, tmp_path / "counted", TrainOptions(device="cpu"))
     assert written.count("last.pt") == 1 + 5  # at the start, and after 2, 3, 4, 6 and 7 steps
-    assert written.count("best.pt") >= 1
-    first = written.index("history.csv")
-    assert written[first : first + 4] == ["history.csv", "best.pt", "history.csv", "last.pt"]
-    for fatal in (0, 3, *range(first, first + 5), len(written) - 1):
-        folder, left = tmp_path / f"run{fatal}", [fatal]
-
-        def write(path, content, *, overwrite=False, left=left):
-            if not left[0]:
-                raise _Killed
-            left[0] -= 1
-            files.write_bytes(path, content, overwrite=overwrite)
-
-        monkeypatch.setattr(loop, "write_bytes", write)
-        with pytest.raises(_Killed):
+    best = written.index("best.pt")
+    assert written[best - 1 : best + 3] == ["history.csv", "best.pt", "history.csv", "last.pt"]
+    for place in (0, written.index("last.pt"), *range(best - 1, best + 4), len(written) - 1):
+        folder = tmp_path / f"run{place}"
+        with monkeypatch.context() as patch, pytest.raises(_Killed):
+            kill_at(patch, place)
             train(SPEC, data, folder, TrainOptions(device="cpu"))
-        monkeypatch.setattr(loop, "write_bytes", files.write_bytes)
         resume = (folder / "last.pt").exists()
-        assert resume == ("last.pt" in written[:fatal])
+        assert resume == ("last.pt" in written[:place])
         train(SPEC, data, folder, TrainOptions(device="cpu", resume=resume))
-        assert same(facts_of(folder), facts_of(undisturbed)), written[fatal]
+        assert same(facts_of(folder), facts_of(undisturbed)), written[place]
 
 
 def test_sigkill_at_any_moment_costs_steps_and_nothing_else(data, undisturbed, tmp_path):

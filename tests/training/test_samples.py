@@ -2,6 +2,7 @@
 
 # ruff: noqa: E402 - without torch the file ends at the line that asks for it
 
+import json
 import pickle
 
 import pytest
@@ -14,13 +15,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spoco_zoo.errors import ImageError
+from spoco_zoo.labels import KNOWN_BACKGROUND
 from spoco_zoo.spec import DataSettings, parse_spec
 from spoco_zoo.training.batches import iterate_batches
 from spoco_zoo.training.loss import BACKGROUND, UNLABELED
 from spoco_zoo.training.samples import (
     Sample,
     SparseSamples,
+    _renumber,
     choose_instances,
+    choose_over_split,
     draw,
     read_samples,
     to_states,
@@ -122,7 +126,93 @@ def test_an_instance_stays_one_or_is_unlabeled_and_never_is_background(labels, r
         assert state == (nothing if label == 0 else numbers.get(label, UNLABELED))
 
 
+splits = st.dictionaries(st.text(max_size=4), st.integers(0, 9), min_size=1, max_size=6).map(
+    lambda counts: [(name, np.arange(1, count + 1)) for name, count in counts.items()]
+)
+
+
+@quick
+@given(splits, ratios, ratios, st.integers(0, 2**32))
+def test_over_a_split_a_larger_ratio_contains_a_smaller_one(split, a, b, seed):
+    few, many = (choose_over_split(split, ratio, seed) for ratio in sorted((a, b)))
+    total = sum(len(ids) for _, ids in split)
+    assert sum(map(len, few)) == (max(int(min(a, b) * total + 0.5), 1) if total else 0)
+    for less, more, (_, ids) in zip(few, many, split, strict=True):
+        assert set(less) <= set(more) <= set(ids.tolist())
+        assert list(less) == sorted(less)
+    everything = [tuple(ids.tolist()) for _, ids in split]
+    assert choose_over_split(split, 1.0, seed) == everything
+
+
+@quick
+@given(splits, ratios, st.integers(0, 2**32), st.randoms())
+def test_over_a_split_the_order_of_the_images_does_not_matter(split, ratio, seed, random):
+    chosen = dict(zip([n for n, _ in split], choose_over_split(split, ratio, seed), strict=True))
+    mixed = random.sample(split, len(split))
+    again = dict(zip([n for n, _ in mixed], choose_over_split(mixed, ratio, seed), strict=True))
+    assert again == chosen
+
+
+def test_over_a_split_an_image_may_keep_none_and_every_instance_has_its_chance():
+    split = [(f"cells-{n}", np.arange(1, 6)) for n in range(20)]
+    chosen = [choose_over_split(split, 0.05, seed) for seed in range(200)]
+    assert all(sum(map(len, kept)) == 5 for kept in chosen)
+    assert all(() in kept for kept in chosen)
+    counts = np.zeros((20, 5), int)
+    for kept in chosen:
+        for image, ids in enumerate(kept):
+            counts[image, np.array(ids, int) - 1] += 1
+    assert counts.min() >= 1
+    assert counts.max() <= 25  # of 200 draws, 10 on average
+
+
+@quick
+@given(st.lists(st.sampled_from([-2, -1, 0, 4, 9]), min_size=1), st.sampled_from([(), (4,), (9,)]))
+def test_what_was_painted_becomes_its_state_whatever_zero_means(flat, kept):
+    labels = np.array(flat)[None]
+    for zero, state in (("background", BACKGROUND), ("unlabeled", UNLABELED)):
+        meaning = {KNOWN_BACKGROUND: BACKGROUND, UNLABELED: UNLABELED, 0: state}
+        meaning |= {i: 1 if i in kept else UNLABELED for i in (4, 9)}
+        expected = [[meaning[label] for label in flat]]
+        assert to_states(labels, kept, zero).tolist() == expected
+
+
 # Crops.
+
+
+@quick
+@given(
+    st.lists(st.sampled_from([UNLABELED, BACKGROUND, 1, 2, 7, 300, 70_000]), min_size=1).map(
+        lambda flat: torch.tensor(flat)[None]
+    )
+)
+def test_renumbering_a_crop_turns_no_object_into_another_state(states):
+    numbers = _renumber(states)
+    for state in (UNLABELED, BACKGROUND):
+        assert torch.equal(numbers == state, states == state)
+    ids = sorted({int(i) for i in states.flatten() if i > BACKGROUND})
+    for number, state in enumerate(ids, start=1):
+        assert torch.equal(numbers == number, states == state)
+
+
+@quick
+@given(st.integers(0, 2**32), st.integers(0, 40), st.booleans())
+def test_a_crop_shows_each_object_as_one_and_as_an_object(seed, step, holds_background):
+    random = np.random.default_rng(seed)
+    # the image says which object a pixel belongs to, and stays as it is where nothing is bent
+    blocks = random.choice([UNLABELED, BACKGROUND, 3, 5, 90], (6, 6))
+    labels = np.kron(blocks, np.ones((8, 8), int))
+    if not holds_background:
+        labels[labels == BACKGROUND] = UNLABELED
+    data = SparseSamples([make_sample(labels, labels)], make_spec((16, 16), STILL, seed=seed))
+    batch = data[step]
+    for view, states in zip(batch.view_f[:, 0].round(), batch.labels, strict=True):
+        known = states != UNLABELED
+        assert torch.equal((view > BACKGROUND)[known], (states > BACKGROUND)[known])
+        ids = torch.unique(states[states > BACKGROUND])
+        assert ids.tolist() == list(range(1, len(ids) + 1))
+        for number in ids:
+            assert len(torch.unique(view[states == number])) == 1
 
 
 def test_a_crop_without_any_zero_turns_no_instance_into_background():
@@ -535,3 +625,64 @@ def test_an_image_without_labels_is_refused(pair):
         f"{pair / 'images' / 'c.tif'}: no partner in {pair / 'labels'}: "
         "expected a file of the same name in both folders"
     )
+
+
+def paint(path, *boxes):
+    """Write boxes (x, y, side, class) as GeoJSON."""
+    features = []
+    for x, y, side, kind in boxes:
+        ring = [[x, y], [x + side, y], [x + side, y + side], [x, y + side], [x, y]]
+        geometry = {"type": "Polygon", "coordinates": [ring]}
+        properties = {"classification": {"name": kind}}
+        features.append({"type": "Feature", "geometry": geometry, "properties": properties})
+    path.write_text(json.dumps(features), encoding="utf-8")
+
+
+@pytest.mark.parametrize("zero", ["background", "unlabeled"])
+def test_outlines_are_labels_with_known_background(pair, zero):
+    for name in ("a", "b"):
+        (pair / "labels" / f"{name}.tif").unlink()
+    paint(pair / "labels" / "a.geojson", (2, 2, 4, ""), (8, 8, 3, "Background"))
+    paint(pair / "labels" / "b.json", (2, 2, 4, ""), (12, 2, 4, ""), (8, 8, 3, "Ignore*"))
+    first, second = read_samples(pair, DataSettings(label_zero=zero), 2, thin=True)
+    assert (first.kept, second.kept) == ((1,), (1, 2))
+    assert (first.labels[2:6, 2:6] == 1).all()
+    assert (first.labels[8:11, 8:11] == BACKGROUND).all()
+    assert (second.labels[8:11, 8:11] == UNLABELED).all()
+    assert first.labels[0, 0] == {"background": BACKGROUND, "unlabeled": UNLABELED}[zero]
+
+
+def test_one_number_of_label_images_may_be_background(pair):
+    words = DataSettings(label_zero="unlabeled", background_label=11_000)
+    for sample in read_samples(pair, words, 2, thin=True):
+        assert sample.kept == tuple(1000 * n for n in range(1, 11))
+        pixels = np.unique(sample.labels, return_counts=True)
+        assert pixels[0].tolist() == [UNLABELED, BACKGROUND, *range(1, 11)]
+        assert set(pixels[1].tolist()) == {30}
+    # where 0 is background, every other number is an instance
+    mixed = words.model_copy(update={"validation_label_zero": "background"})
+    sample = read_samples(pair, mixed, 2, thin=False)[0]
+    assert sample.kept == tuple(1000 * n for n in range(1, 12))
+    assert np.unique(sample.labels).tolist() == list(range(12))
+
+
+def test_background_that_nobody_painted_is_refused(pair):
+    words = DataSettings(label_zero="unlabeled", background_label=255)
+    with pytest.raises(ImageError) as error:
+        read_samples(pair, words, 2, thin=True)
+    assert str(error.value) == (
+        f"{pair / 'labels'}: no pixel is known background, while data.background_label is 255: "
+        "paint some background with it, or leave the setting out"
+    )
+    assert len(read_samples(pair, words, 2, thin=False)) == 2
+
+
+def test_a_part_of_the_whole_split_is_kept(pair):
+    words = DataSettings(instance_ratio=0.1, instance_ratio_of="split", label_zero="unlabeled")
+    samples = read_samples(pair, words, 2, thin=True)
+    assert sum(len(sample.kept) for sample in samples) == 2
+    ids = [(name, 1000 * np.arange(1, 12)) for name in ("a", "b")]
+    assert [sample.kept for sample in samples] == choose_over_split(ids, 0.1, 0)
+    for sample in samples:
+        assert np.unique(sample.labels).tolist() == [UNLABELED, *range(1, len(sample.kept) + 1)]
+    assert len(read_samples(pair, words, 2, thin=False)[0].kept) == 11

@@ -8,6 +8,7 @@ import json
 import sys
 import time
 import warnings
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,12 +16,13 @@ import torch
 
 def peak_bytes() -> int | None:
     """The most memory that this process held; None where the system does not tell."""
+    # not of getrusage, which under Linux begins with what the parent held when it started this
     try:
-        import resource
-    except ImportError:  # Windows
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    except OSError:
         return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
+    words = next((line.split() for line in lines if line.startswith("VmHWM:")), None)
+    return None if words is None else 1024 * int(words[1])
 
 
 def main(words: list[str]) -> int:
