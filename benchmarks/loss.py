@@ -145,7 +145,7 @@ def compare_with_loop(rounds):
             def ours(embedding=embedding, twin=twin, labels=labels):
                 leaf = embedding.clone().requires_grad_()
                 output = NetOutput(leaf, None)
-                spoco_loss(output, twin, labels[None], WORDS, draws()).total.backward()
+                spoco_loss(output, twin, labels[None], WORDS, [draws()]).total.backward()
 
             for side in (loop, ours):
                 side()
@@ -194,7 +194,9 @@ def time_step(spec, run, batches, step):
     lap("forward")
     leaf = output.detach().float().requires_grad_()
     split = net.split(leaf)
-    spoco_loss(split, twin, batch.labels, spec.loss, draws()).total.backward()
+    spoco_loss(
+        split, twin, batch.labels, spec.loss, [draws() for _ in batch.labels]
+    ).total.backward()
     lap("loss, untrained")
     output.backward(leaf.grad.to(output.dtype))
     lap("backward")
@@ -211,7 +213,9 @@ def time_step(spec, run, batches, step):
     start = time.process_time()
     twin = None if twin is None else learnt.detach() + 0.01
     output = NetOutput(leaf, logit)
-    spoco_loss(output, twin, batch.labels, spec.loss, draws()).total.backward()
+    spoco_loss(
+        output, twin, batch.labels, spec.loss, [draws() for _ in batch.labels]
+    ).total.backward()
     lap("loss, learnt")
     return seconds
 
@@ -261,7 +265,7 @@ def measure_peak(state, side, count, target):
     for labelled, leaf, g in ((small, embed(small, state), None), (labels, embedding, twin)):
         leaf.requires_grad_()
         before = child.resident_bytes()
-        terms = spoco_loss(NetOutput(leaf, None), g, labelled, WORDS, draws())
+        terms = spoco_loss(NetOutput(leaf, None), g, labelled, WORDS, [draws() for _ in labelled])
         terms.total.backward()
     peak = child.peak_bytes() - before
     child.append(target, multiple=peak / (embedding.numel() * embedding.element_size()))

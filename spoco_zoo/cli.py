@@ -14,7 +14,7 @@ import typer
 
 from spoco_zoo import cli_checks, cli_data, cli_labels, cli_runs
 from spoco_zoo.errors import ImageError, OutputError, PackageError, SettingError, SpocoZooError
-from spoco_zoo.terminal import Interrupt, complain, console, progress_bar
+from spoco_zoo.terminal import Interrupt, complain, console, progress_bar, say
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -76,6 +76,10 @@ def train(
     data: Annotated[Path, typer.Argument(help="Folder of labelled images; see `inspect`.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Run folder to write.")],
     spec: Annotated[Path | None, typer.Option(help="Recipe in YAML; defaults otherwise.")] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option("--from", help="Run or package whose weights to start from, and its network."),
+    ] = None,
     label_zero: Annotated[
         Literal["background", "unlabeled"] | None,
         typer.Option(help="What label 0 means in train/labels."),
@@ -94,12 +98,15 @@ def train(
     """Train a network on images with some or all instances labelled."""
     from spoco_zoo import train as run_training
     from spoco_zoo.spec import Spec, change_spec, load_spec
-    from spoco_zoo.training import TrainOptions
+    from spoco_zoo.training import TrainOptions, read_start
 
     if out.is_file():
         raise SettingError(f"--out is {out}, which is a file: expected a folder for the run")
     started = out / "spec.yaml"
-    recipe = load_spec(spec or started) if spec or (resume and started.exists()) else Spec()
+    if spec or (resume and started.exists()):
+        recipe = load_spec(spec or started)
+    else:
+        recipe = Spec() if start is None else change_spec(Spec(), read_start(start).changes)
     changes: dict[str, dict[str, Any]] = {
         "data": {"label_zero": label_zero, "instance_ratio": instance_ratio},
         "schedule": {"steps": steps, "seed": seed},
@@ -111,17 +118,19 @@ def train(
         options = TrainOptions(
             device=device,
             resume=resume,
+            start=start,
             max_minutes=max_minutes,
             on_step=show_step,
             on_stage=lambda stage: bar.update(task, description=stage),
+            on_note=lambda note: bar.console.print(note, markup=False, soft_wrap=True),
             should_stop=lambda: interrupt.asked,
         )
         result = run_training(recipe, data, out, options)
     if result.fitted is None:
-        typer.echo(f"{out}: saved at step {result.step}; go on with --resume")
+        say(f"{out}: saved at step {result.step}; go on with --resume")
         raise typer.Exit(130 if interrupt.asked else 0)
     scores = ", ".join(f"{name} {value:.3f}" for name, value in result.fitted.scores.items())
-    typer.echo(f"{out}: done after {result.step} steps; validation: {scores}")
+    say(f"{out}: done after {result.step} steps; validation: {scores}")
 
 
 @app.command()

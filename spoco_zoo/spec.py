@@ -177,6 +177,9 @@ class ScheduleSettings(_Settings):
 
     steps: int = Field(5000, ge=1)
     batch_size: int = Field(8, ge=1)
+    accumulate: int = Field(
+        1, ge=1, description="parts of a batch taken one after the other, to save memory"
+    )
     crop: tuple[int, ...] = Field((128, 128), description="pixels per axis")
     instance_crop_ratio: float = Field(0.8, ge=0, le=1, description="crops aimed at an instance")
     optimizer: Literal["adam", "adamw"] = "adamw"
@@ -188,6 +191,7 @@ class ScheduleSettings(_Settings):
     momentum: float = Field(0.999, ge=0, lt=1, description="of the momentum net")
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     validate_every: int = Field(500, ge=1)
+    checkpoint_every: int = Field(100, ge=1, description="steps that a killed run may lose")
     validation_images: int = Field(50, ge=1, description="the first of val, sorted by name")
     seed: int = Field(0, ge=0)
     workers: int = Field(1, ge=0, description="processes that prepare batches")
@@ -279,6 +283,11 @@ class Spec(_Settings):
                     f"schedule.crop is {size} on axis {axis}: expected a multiple of {step}, "
                     "the total stride of the network"
                 )
+        if self.schedule.batch_size % self.schedule.accumulate:
+            raise ValueError(
+                f"schedule.accumulate is {self.schedule.accumulate}: expected a divisor of "
+                f"schedule.batch_size, {self.schedule.batch_size}"
+            )
         restarts = (0, *self.schedule.restarts, self.schedule.steps)
         if any(after <= before for before, after in pairwise(restarts)):
             raise ValueError(

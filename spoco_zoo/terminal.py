@@ -1,5 +1,6 @@
 """What the commands write to a terminal: a bar for long work, tables, and errors as one line."""
 
+import os
 import signal
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -11,6 +12,11 @@ from spoco_zoo.errors import SpocoZooError
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
+
+
+def is_speaker() -> bool:
+    """Whether this process writes: of those that `torchrun` starts, the first on a machine."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def progress_bar() -> "Progress":
@@ -33,6 +39,7 @@ def progress_bar() -> "Progress":
         TimeRemainingColumn(),
         TextColumn("{task.fields[detail]}", markup=False),
         console=console(),
+        disable=not is_speaker(),
     )
 
 
@@ -45,7 +52,13 @@ def console(*, stderr: bool = True) -> "Console":
 
 def complain(error: SpocoZooError) -> None:
     """Write an error as one line."""
-    typer.echo(f"Error: {error}", err=True)
+    say(f"Error: {error}", err=True)
+
+
+def say(line: str, *, err: bool = False) -> None:
+    """Write a line to stdout, or stderr, if this process is one that writes."""
+    if is_speaker():
+        typer.echo(line, err=err)
 
 
 class Interrupt:
@@ -65,4 +78,4 @@ class Interrupt:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
-        typer.echo("stopping after this step; press Ctrl-C again to stop at once", err=True)
+        say("stopping after this step; press Ctrl-C again to stop at once", err=True)

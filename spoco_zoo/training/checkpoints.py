@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from spoco_zoo.errors import SettingError
-from spoco_zoo.spec import Spec, load_spec
+from spoco_zoo.spec import Spec, load_spec, parse_spec
 from spoco_zoo.training.momentum import MomentumPair
 from spoco_zoo.training.net import UNet
 
@@ -53,6 +53,24 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
         ) from error
     if not isinstance(state, dict) or state.get("version") != CHECKPOINT_VERSION:
         raise SettingError(f"{path}: is no checkpoint of version {CHECKPOINT_VERSION}: train again")
+    return state
+
+
+def load_state(path: Path, spec: Spec) -> dict[str, Any]:
+    """Read the checkpoint that a run goes on from.
+
+    Raises:
+        SettingError: There is none, it is damaged, or it is one of another spec.
+    """
+    if not path.is_file():
+        raise SettingError(f"{path}: no such checkpoint to resume from: start without --resume")
+    state = load_checkpoint(path)
+    # parsed, since a newer version may know more words than the checkpoint holds
+    if parse_spec(json.loads(state["spec"]), str(path)) != spec:
+        raise SettingError(
+            f"{path.parent}: was started with other settings than these: "
+            "resume with the spec and flags of its start"
+        )
     return state
 
 

@@ -19,16 +19,16 @@ step, in `pair.update`, and nowhere else.
 """
 
 import json
+import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader
 
 from spoco_zoo.curves import training_curves
 from spoco_zoo.errors import SettingError
@@ -36,14 +36,21 @@ from spoco_zoo.examples import Validated, write_examples
 from spoco_zoo.figures import write_png
 from spoco_zoo.files import write_bytes
 from spoco_zoo.metrics import mean_scores
-from spoco_zoo.spec import Spec, dump_spec, parse_spec
-from spoco_zoo.training.checkpoints import CHECKPOINT_VERSION, build_pair, load_checkpoint
+from spoco_zoo.spec import Spec, dump_spec
+from spoco_zoo.training.batches import iterate_batches
+from spoco_zoo.training.checkpoints import (
+    CHECKPOINT_VERSION,
+    build_net,
+    load_checkpoint,
+    load_state,
+)
 from spoco_zoo.training.history import TERMS, History
-from spoco_zoo.training.loss import LossTerms, iterate_terms, spoco_loss
+from spoco_zoo.training.loss import LossTerms, spoco_loss
 from spoco_zoo.training.momentum import MomentumPair
 from spoco_zoo.training.net import count_parameters
 from spoco_zoo.training.pictures import SHOWN, sample_of, show_pictures
-from spoco_zoo.training.samples import AnySample, Batch, SparseSamples, read_samples
+from spoco_zoo.training.ranks import Ranks, join_ranks, later
+from spoco_zoo.training.samples import AnySample, Batch, SparseSamples, draw
 from spoco_zoo.training.schedule import (
     learning_rate,
     make_optimizer,
@@ -51,6 +58,8 @@ from spoco_zoo.training.schedule import (
     pick_precision,
 )
 from spoco_zoo.training.sheet import show_crops
+from spoco_zoo.training.splits import expect_equal, list_instances, read_splits
+from spoco_zoo.training.starting import fill, read_start
 from spoco_zoo.training.validation import (
     Embedded,
     Fitted,
@@ -82,15 +91,17 @@ class TrainOptions:
 
     device: str = "auto"
     resume: bool = False
+    start: Path | None = None  # a run or package whose weights a new run starts from
     max_minutes: float | None = None
     on_step: Callable[[StepReport], None] = lambda report: None
     on_stage: Callable[[str], None] = lambda stage: None
+    on_note: Callable[[str], None] = lambda note: None
     should_stop: Callable[[], bool] = lambda: False
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """How a run ended."""
+    """How a run ended; the same in all its processes."""
 
     run_folder: Path
     step: int
@@ -106,92 +117,105 @@ def train(spec: Spec, data: Path, run_folder: Path, options: TrainOptions) -> Tr
         SettingError: The run folder is taken, or `resume` meets another spec.
         DeviceError: The device is not there.
     """
-    device = pick_device(options.device)
-    options.on_stage("reading images")
-    samples = read_samples(data / "train", spec.data, spec.net.dimensions, thin=True)
-    validation = read_samples(data / "val", spec.data, spec.net.dimensions, thin=False)
-    validation = validation[: spec.schedule.validation_images]
-    spec = _with_channels(spec, samples)
-    run = _Run.open(spec, run_folder, device, resume=options.resume)
-    chosen = _list_instances(samples, validation)
-    if options.resume:
-        run.check_instances(chosen)
-    else:
-        run.describe(samples, validation, chosen)
-    deadline = None if options.max_minutes is None else time.monotonic() + 60 * options.max_minutes
-    options.on_stage("training")
-    with run:
-        for step, batch, waited in _batches(samples, spec, run.step, device):
-            began = time.monotonic()
-            run.waits.append(waited)
-            terms = run.take_step(batch)
-            last = step + 1 == spec.schedule.steps
-            due = last or (step + 1) % spec.schedule.validate_every == 0
-            run.record(terms, time.monotonic() - began, due=due)
-            score = None
-            if due:
-                score = run.validate(validation, batch)
-            options.on_step(run.report(score))
-            late = deadline is not None and time.monotonic() > deadline
-            if options.should_stop() or (late and not last):
-                run.save("last.pt")
-                return TrainResult(run_folder, run.step, finished=False, fitted=None)
-        run.save("last.pt")
-        options.on_stage("fitting the recipe")
-        fitted = run.fit(validation)
-    training_curves(run_folder / "history.csv", run_folder / "curves.png")
+    with join_ranks(pick_device(options.device)) as (ranks, device):
+        if not ranks.is_first:
+            options = replace(options, on_stage=_be_quiet, on_note=_be_quiet)
+        options.on_stage("reading images")
+        spec, samples, validation = ranks.together(partial(read_splits, spec, data))
+        chosen = list_instances(samples, validation)
+        ranks.together(partial(expect_equal, chosen, ranks.first(lambda: chosen)))
+        run = _Run.open(spec, run_folder, (ranks, device), options)
+        if options.resume:
+            ranks.first(partial(run.check_instances, chosen))
+        else:
+            ranks.first(partial(run.describe, samples, chosen))
+        options.on_stage("training")
+        with run:
+            end = partial(run.end_step, validation, options, _deadline(options.max_minutes))
+            numbers = ranks.share(spec.schedule.batch_size, spec.schedule.accumulate)
+            crops = SparseSamples(samples, spec, numbers)
+            for batch, waited in iterate_batches(crops, run.step, device):
+                began = time.monotonic()
+                terms = run.take_step(batch)
+                if ranks.is_first:
+                    run.recent.append((terms, time.monotonic() - began))
+                    run.waits.append(waited)
+                if ranks.first(partial(end, batch)):
+                    return TrainResult(run_folder, run.step, finished=False, fitted=None)
+            options.on_stage("fitting the recipe")
+            fitted = ranks.first(partial(run.finish, validation))
     return TrainResult(run_folder, run.step, finished=True, fitted=fitted)
 
 
 @dataclass
 class _Run:
-    """The state of a run, and its files."""
+    """The state of a run, and its files, which are those of the first process alone."""
 
     spec: Spec
     folder: Path
+    ranks: Ranks
     device: torch.device
     pair: MomentumPair
+    trained: torch.nn.Module  # the embedding net, as it is called in training
     optimizer: torch.optim.Optimizer
     precision: torch.dtype
     step: int = 0
     best_score: float = -1.0
     recent: list[tuple[dict[str, float], float]] = field(default_factory=list)
     waits: list[float] = field(default_factory=list)  # seconds, since the last row
+    started_from: dict[str, Any] | None = None
     board: Any = None
 
     def __post_init__(self) -> None:
         self.history = History(self.folder / "history.csv")
 
     @staticmethod
-    def open(spec: Spec, folder: Path, device: torch.device, *, resume: bool) -> "_Run":
+    def open(
+        spec: Spec, folder: Path, place: tuple[Ranks, torch.device], options: TrainOptions
+    ) -> "_Run":
+        """Make the networks, or fill them from the checkpoint or from those of another run."""
+        ranks, device = place
+        ranks.together(partial(ranks.share, spec.schedule.batch_size, spec.schedule.accumulate))
         torch.manual_seed(spec.schedule.seed)  # the weights before the first step
-        pair = build_pair(spec).to(device, memory_format=_LAYOUT[spec.net.dimensions])  # type: ignore[call-overload]
-        run = _Run(
-            spec, folder, device, pair, make_optimizer(spec, pair), pick_precision(spec, device)
-        )
-        if resume:
+        net, started_from = build_net(spec), None
+        if options.start is not None and not options.resume:
+            start = ranks.first(partial(read_start, options.start))
+            notes = ranks.together(partial(fill, net, spec.net, start))
+            for note in notes:
+                options.on_note(note)
+            started_from = {"source": start.source, "sha256": start.sha256, "notes": notes}
+        layout = _LAYOUT[spec.net.dimensions]
+        pair = MomentumPair(net).to(device, memory_format=layout)  # type: ignore[call-overload]
+        trained = ranks.join(pair, pair.embedding_net, device)
+        optimizer, precision = make_optimizer(spec, pair), pick_precision(spec, device)
+        run = _Run(spec, folder, ranks, device, pair, trained, optimizer, precision)
+        run.started_from = started_from
+        if options.resume:
             run._load()
-        elif run._is_taken():
-            raise SettingError(
-                f"{folder}: holds a run already: choose another name, or --resume to go on"
-            )
+        else:
+            ranks.first(run._refuse_taken)
         return run
 
-    def _is_taken(self) -> bool:
-        """Whether the folder holds files that a new run would replace."""
-        names = ("last.pt", "best.pt", "history.csv", "recipe.json")
+    def _refuse_taken(self) -> None:
+        """Stop before files of another run would be replaced."""
+        names = ("last.pt", "best.pt", "recipe.json")
         spec = self.folder / "spec.yaml"
         other_spec = spec.exists() and spec.read_text(encoding="utf-8") != dump_spec(self.spec)
-        return other_spec or any((self.folder / name).exists() for name in names)
+        if other_spec or any((self.folder / name).exists() for name in names):
+            raise SettingError(
+                f"{self.folder}: holds a run already: choose another name, or --resume to go on"
+            )
 
     def __enter__(self) -> "_Run":
-        from torch.utils.tensorboard import SummaryWriter
+        if self.ranks.is_first:
+            from torch.utils.tensorboard import SummaryWriter
 
-        self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.step + 1)
+            self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.step + 1)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.board.close()
+        if self.board is not None:
+            self.board.close()
 
     def check_instances(self, chosen: dict[str, Any]) -> None:
         """Refuse to go on with other images or instances than at the start."""
@@ -202,47 +226,48 @@ class _Run:
                 "resume with the folder of its start"
             )
 
-    def describe(
-        self, samples: Sequence[AnySample], validation: Sequence[AnySample], chosen: dict[str, Any]
-    ) -> None:
+    def describe(self, samples: Sequence[AnySample], chosen: dict[str, Any]) -> None:
         """Write what this run is, before it starts."""
         self.folder.mkdir(parents=True, exist_ok=True)
         _write_text(self.folder / "spec.yaml", dump_spec(self.spec))
         _write_text(self.folder / "instances.json", json.dumps(chosen, indent=1))
         facts = {
             "torch": torch.__version__,
-            "device": str(self.device),
+            "device": self.device.type,
+            "processes": self.ranks.count,
             "precision": str(self.precision).removeprefix("torch."),
             "parameters": count_parameters(self.pair.embedding_net),
-            "train_images": len(samples),
-            "train_instances": sum(len(sample.kept) for sample in samples),
-            "val_images": len(validation),
+            "train_images": len(chosen["train"]),
+            "train_instances": sum(len(kept) for kept in chosen["train"].values()),
+            "val_images": len(chosen["val"]),
         }
+        if self.started_from is not None:
+            facts["started_from"] = self.started_from
         _write_text(self.folder / "environment.json", json.dumps(facts, indent=1))
         self.save("last.pt")
         write_png(self.folder / "augmented.png", show_crops(samples, self.spec), overwrite=True)
 
-    def take_step(self, batch: Batch) -> LossTerms:
-        """Move f by the gradient of one batch, then g after it."""
+    def take_step(self, batch: Batch) -> dict[str, float]:
+        """Move f by the gradient of one batch, of which this process holds its share; then g.
+
+        Returns:
+            The terms of the loss by their names, of the whole batch.
+        """
         schedule, loss = self.spec.schedule, self.spec.loss
         self.pair.train()
-        low = self.precision != torch.float32
-        with torch.autocast(self.device.type, dtype=self.precision, enabled=low):
-            output = self.pair.embedding_net(batch.view_f)
-            momentum_output = None
-            if loss.consistency_weight and bool((batch.labels < 0).any()):
-                with torch.no_grad():
-                    momentum_output = self.pair.momentum_net(batch.view_g)
-        split = self.pair.embedding_net.split(output.float())
-        g = None
-        if momentum_output is not None:
-            g = self.pair.momentum_net.split(momentum_output.float()).embedding
-        draws = torch.Generator().manual_seed(_mix(schedule.seed, self.step))
-        terms = spoco_loss(split, g, batch.labels, loss, draws)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.spec, self.step)
         self.optimizer.zero_grad(set_to_none=True)
-        terms.total.backward()  # type: ignore[no-untyped-call]
+        needs_g = loss.consistency_weight > 0 and self.ranks.any(bool((batch.labels < 0).any()))
+        numbers = self.ranks.share(schedule.batch_size, schedule.accumulate)
+        size = len(numbers) // schedule.accumulate
+        sums = torch.zeros(len(LossTerms._fields), device=self.device)
+        for begin in range(0, len(numbers), size):
+            part = slice(begin, begin + size)
+            with later(self.trained, last=begin + size == len(numbers)):
+                terms = self._evaluate(batch.part(part), numbers[part], needs_g=needs_g)
+                (terms.total / schedule.accumulate).backward()  # type: ignore[no-untyped-call]
+            sums += torch.stack(terms).detach() / schedule.accumulate
         length = torch.nn.utils.clip_grad_norm_(
             self.pair.embedding_net.parameters(), schedule.clip_norm
         )
@@ -255,22 +280,60 @@ class _Run:
         self.step += 1
         # at the start g follows closely, or it would average the untrained weights for long
         self.pair.update(min(schedule.momentum, (1 + self.step) / (10 + self.step)))
-        return terms
+        return dict(zip(LossTerms._fields, self.ranks.mean(sums).tolist(), strict=True))
 
-    def record(self, terms: LossTerms, seconds: float, *, due: bool) -> None:
-        """Add one row to the history every few steps, and where a validation is due."""
-        self.recent.append((dict(iterate_terms(terms)), seconds))
-        if self.step % _LOG_EVERY == 0 or due:
-            means = self._means()
-            rate = learning_rate(self.spec, self.step - 1)
-            seconds = sum(s for _, s in self.recent) / len(self.recent)
-            waited = sum(self.waits) / len(self.waits)
-            self.history.add(self.step, means, rate, (seconds, waited))
-            for name, value in means.items():
-                self.board.add_scalar(f"loss/{name}", value, self.step)
-            self.board.add_scalar("learning_rate", rate, self.step)
-            self.recent.clear()
-            self.waits.clear()
+    def _evaluate(self, part: Batch, numbers: Sequence[int], *, needs_g: bool) -> LossTerms:
+        """Evaluate the loss of a part of the batch, given the numbers of its images."""
+        low = self.precision != torch.float32
+        with torch.autocast(self.device.type, dtype=self.precision, enabled=low):
+            output = self.trained(part.view_f)
+            momentum_output = None
+            if needs_g:
+                with torch.no_grad():
+                    momentum_output = self.pair.momentum_net(part.view_g)
+        split = self.pair.embedding_net.split(output.float())
+        g = None
+        if momentum_output is not None:
+            g = self.pair.momentum_net.split(momentum_output.float()).embedding
+        # of each image by itself, so that it does not matter which process has it
+        draws = [draw(self.spec.schedule.seed, self.step, number) for number in numbers]
+        return spoco_loss(split, g, part.labels, self.spec.loss, draws, self.ranks.total)
+
+    def end_step(
+        self,
+        validation: Sequence[AnySample],
+        options: TrainOptions,
+        deadline: float,
+        batch: Batch,
+    ) -> bool:
+        """Write down a step, validate and save where it is time to; say whether to stop."""
+        schedule = self.spec.schedule
+        last = self.step == schedule.steps
+        due = last or self.step % schedule.validate_every == 0
+        saves = due or self.step % schedule.checkpoint_every == 0
+        if due or self.step % _LOG_EVERY == 0:
+            self._add_row()
+        score = self.validate(validation, batch) if due else None
+        if saves:
+            self.save("last.pt")
+        options.on_step(self.report(score))
+        stop = options.should_stop() or (time.monotonic() > deadline and not last)
+        if stop and not saves:
+            self.save("last.pt")
+        return stop
+
+    def _add_row(self) -> None:
+        """Add the means of the steps since the last row to the history and the board."""
+        means = self._means()
+        rate = learning_rate(self.spec, self.step - 1)
+        seconds = sum(s for _, s in self.recent) / len(self.recent)
+        waited = sum(self.waits) / len(self.waits)
+        self.history.add(self.step, means, rate, (seconds, waited))
+        for name, value in means.items():
+            self.board.add_scalar(f"loss/{name}", value, self.step)
+        self.board.add_scalar("learning_rate", rate, self.step)
+        self.recent.clear()
+        self.waits.clear()
 
     def report(self, score: float | None) -> StepReport:
         """Sum up where the run stands."""
@@ -299,7 +362,6 @@ class _Run:
         if score > self.best_score:
             self.best_score = score
             self.save("best.pt")
-        self.save("last.pt")
         return score
 
     def _embed(self, validation: Sequence[AnySample], *, needs_g: bool) -> list[Embedded]:
@@ -308,7 +370,13 @@ class _Run:
         twin = pair.momentum_net if needs_g else None
         return embed_all(pair.embedding_net, validation, self.device, twin)
 
-    def fit(self, validation: Sequence[AnySample]) -> Fitted:
+    def finish(self, validation: Sequence[AnySample]) -> Fitted:
+        """Fit the recipe, and draw the history."""
+        fitted = self._fit(validation)
+        training_curves(self.folder / "history.csv", self.folder / "curves.png")
+        return fitted
+
+    def _fit(self, validation: Sequence[AnySample]) -> Fitted:
         """Choose the numbers of the recipe with the best network, and write them."""
         best = load_checkpoint(self.folder / "best.pt", self.device)
         self.pair.load_state_dict(best["pair"])
@@ -342,27 +410,25 @@ class _Run:
             "optimizer": self.optimizer.state_dict(),
             "recent": [[terms, seconds] for terms, seconds in self.recent],
         }
+        # first, since rows ahead of a checkpoint can be dropped, and missing ones are lost
+        self.history.write()
         buffer = BytesIO()  # torch hides a full disk behind an error of its own
         torch.save(state, buffer)
         write_bytes(self.folder / name, buffer.getvalue(), overwrite=True)
-        self.history.write()
 
     def _load(self) -> None:
-        path = self.folder / "last.pt"
-        if not path.is_file():
-            raise SettingError(f"{path}: no such checkpoint to resume from: start without --resume")
-        state = load_checkpoint(path, self.device)
-        # parsed, since a newer version may know more words than the checkpoint holds
-        if parse_spec(json.loads(state["spec"]), str(path)) != self.spec:
-            raise SettingError(
-                f"{self.folder}: was started with other settings than these: "
-                "resume with the spec and flags of its start"
-            )
+        state = self.ranks.first(partial(load_state, self.folder / "last.pt", self.spec))
         self.pair.load_state_dict(state["pair"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.best_score = state["step"], state["best_score"]
         self.recent = [(dict(terms), seconds) for terms, seconds in state["recent"]]
+        self.ranks.first(self._tidy)
+
+    def _tidy(self) -> None:
+        """Take out rows of the steps that were lost, and what a killed process was writing."""
         self.history.load(self.step)
+        for part in self.folder.glob(".*.part"):
+            part.unlink()
 
     def _means(self) -> dict[str, float]:
         names = self.recent[0][0].keys()
@@ -373,63 +439,13 @@ class _Run:
 _LAYOUT = {2: torch.channels_last, 3: torch.channels_last_3d}
 
 
-def _list_instances(
-    samples: Sequence[AnySample], validation: Sequence[AnySample]
-) -> dict[str, Any]:
-    return {
-        "train": {sample.name: list(sample.kept) for sample in samples},
-        "val": {sample.name: list(sample.kept) for sample in validation},
-    }
+def _deadline(minutes: float | None) -> float:
+    return math.inf if minutes is None else time.monotonic() + 60 * minutes
 
 
-def _batches(
-    samples: Sequence[AnySample], spec: Spec, start: int, device: torch.device
-) -> Iterator[tuple[int, Batch, float]]:
-    """Yield number and batch of each step, and the seconds that it was waited for."""
-    loader = DataLoader(
-        SparseSamples(samples, spec),
-        batch_size=None,
-        sampler=range(start, spec.schedule.steps),
-        num_workers=spec.schedule.workers,
-        pin_memory=device.type == "cuda",
-        prefetch_factor=4 if spec.schedule.workers else None,
-        worker_init_fn=_ignore_interrupts if spec.schedule.workers else None,
-    )
-    batches = iter(loader)
-    for step in range(start, spec.schedule.steps):
-        began = time.monotonic()
-        batch = next(batches)
-        waited = time.monotonic() - began
-        tensors = (_move(t, device) for t in (batch.view_f, batch.view_g, batch.labels))
-        yield step, Batch(*tensors), waited
-
-
-def _move(tensor: Tensor, device: torch.device) -> Tensor:
-    return tensor.to(device, non_blocking=True)
-
-
-def _ignore_interrupts(_: int) -> None:
-    """Leave Ctrl-C to the main process, which saves and ends the workers."""
-    import signal
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
-
-
-def _with_channels(spec: Spec, samples: Sequence[AnySample]) -> Spec:
-    """Write the count of channels of the images into the spec, or refuse another."""
-    channels = samples[0].channels
-    if spec.net.in_channels not in (None, channels):
-        raise SettingError(
-            f"net.in_channels is {spec.net.in_channels}: the images have {channels}; leave it out"
-        )
-    net = spec.net.model_copy(update={"in_channels": channels})
-    return spec.model_copy(update={"net": net})
+def _be_quiet(_: str) -> None:
+    """Say nothing: the first process does."""
 
 
 def _write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode(), overwrite=True)
-
-
-def _mix(seed: int, step: int) -> int:
-    return (seed * 1_000_003 + step) % 2**63

@@ -26,7 +26,7 @@ and while anchors are drawn.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -46,6 +46,8 @@ _LEAST_EXPONENT = -40.0
 _SURELY_DENSE = 256  # larger ids may have gaps, and every id below the largest costs time
 _KNOWN = slice(1, None)  # columns of the clusters that pull and push act on
 _INSTANCES = slice(2, None)
+
+Total = Callable[[Tensor], Tensor]  # a sum over the processes that share a batch
 
 
 class LossTerms(NamedTuple):
@@ -249,7 +251,10 @@ def foreground(
 
 
 def positive_unlabeled_risk(
-    logit: Float[Tensor, "b 1 *space"], labels: Int[Tensor, "b *space"], prior: float
+    logit: Float[Tensor, "b 1 *space"],
+    labels: Int[Tensor, "b *space"],
+    prior: float,
+    total: Total = lambda sums: sums,
 ) -> Tensor:
     """Non-negative risk of the foreground head, from positives and unlabeled pixels.
 
@@ -279,6 +284,7 @@ def positive_unlabeled_risk(
         labels: UNLABELED, BACKGROUND or an instance id.
         prior: pi, the part of all these pixels that is foreground. The labels bound it: it is
             at least c, and at most 1 without the part of known background.
+        total: Sums over all processes whose images are part of the sample.
 
     Returns:
         A scalar from 0 to 2. Without any positive pixel nothing tells what the unlabeled are,
@@ -290,16 +296,27 @@ def positive_unlabeled_risk(
         for mask in (states > BACKGROUND, states == BACKGROUND, states == UNLABELED)
     )
     as_foreground, as_background = torch.sigmoid(-values), torch.sigmoid(values)
-    n = len(states)
-    labelled, known = positive.sum() / n, background.sum() / n
-    known_negatives = (as_background * background).sum() / n
+    # float64: counts of pixels are then exact
+    counts = total(
+        torch.stack([positive.sum(), background.sum(), states.new_tensor(len(states))]).double()
+    )
+    sums = total(
+        torch.stack(
+            [
+                (as_foreground * positive).sum(),
+                (as_background * positive).sum(),
+                (as_background * background).sum(),
+                (as_background * unlabeled).sum(),
+            ]
+        )
+    )
+    positives, backgrounds, n = counts.to(values.dtype).unbind()
+    n, some = n.clamp_min(1), positives.clamp_min(1)
+    labelled, known = positives / n, backgrounds / n
     foreground_part = torch.clamp(labelled.new_tensor(prior), min=labelled, max=1.0 - known)
-    positives = positive.sum().clamp_min(1)
-    hidden = (foreground_part - labelled) * (as_background * positive).sum() / positives
-    unlabeled_negatives = (as_background * unlabeled).sum() / n - hidden
-    seen = foreground_part * (as_foreground * positive).sum() / positives
-    others = seen + unlabeled_negatives.clamp_min(0.0)
-    return known_negatives + others * (labelled > 0)
+    hidden = (foreground_part - labelled) * sums[1] / some
+    others = foreground_part * sums[0] / some + (sums[3] / n - hidden).clamp_min(0.0)
+    return sums[2] / n + others * (labelled > 0)
 
 
 def spoco_loss(
@@ -307,7 +324,8 @@ def spoco_loss(
     momentum_embedding: Float[Tensor, "b e *space"] | None,
     labels: Int[Tensor, "b *space"],
     settings: LossSettings,
-    generator: torch.Generator,
+    generators: Sequence[torch.Generator],
+    total: Total = lambda sums: sums,
 ) -> LossTerms:
     """Evaluate all terms of a batch in float32; each is the mean over its images.
 
@@ -318,13 +336,13 @@ def spoco_loss(
         momentum_embedding: What g says of the second view; None leaves consistency out.
         labels: UNLABELED, BACKGROUND or an instance id, in the geometry of both views.
         settings: Margins and weights.
-        generator: Draws the anchors of the consistency term, from a seed for each image.
+        generators: Draw the anchors of the consistency term, one for each image.
+        total: Sums over all processes that share the batch; it is called as often in each.
     """
     clusters = find_clusters(output.embedding.float(), labels)
     soft_squared, hinges = sum_for_instances(
         clusters, settings.two_sigma_squared, settings.delta_dist
     )
-    seeds = torch.randint(2**62, (len(labels),), generator=generator).tolist()
     nothing = clusters.squared.new_zeros(len(labels))
     rows = [
         pull(clusters, settings.delta_var),
@@ -334,40 +352,46 @@ def spoco_loss(
         instance(clusters, soft_squared, settings.two_sigma_squared, settings.dice),
         nothing
         if momentum_embedding is None
-        else _consistency_of_each(clusters, momentum_embedding, settings, seeds),
+        else _consistency_of_each(clusters, momentum_embedding, settings, generators),
         nothing
         if output.foreground is None
-        else _foreground_of_each(output.foreground.float(), labels, clusters, settings),
+        else _foreground_of_each(output.foreground.float(), labels, clusters, settings, total),
     ]
     terms = torch.stack(rows).mean(dim=1)
-    total = sum(w * term for w, term in zip(settings.weights, terms.unbind(), strict=True))
-    return LossTerms._make([*terms.unbind(), total])
+    weighted = sum(w * term for w, term in zip(settings.weights, terms.unbind(), strict=True))
+    return LossTerms._make([*terms.unbind(), weighted])
 
 
 def _consistency_of_each(
-    clusters: Clusters, momentum_embedding: Tensor, settings: LossSettings, seeds: list[int]
+    clusters: Clusters,
+    momentum_embedding: Tensor,
+    settings: LossSettings,
+    generators: Sequence[torch.Generator],
 ) -> Tensor:
-    """Draw the anchors of each image from its seed, and compare f and g around them."""
+    """Draw the anchors of each image, and compare f and g around them."""
     f = clusters.embedding
     g = momentum_embedding.detach().float().flatten(2).transpose(1, 2).contiguous()
     anchors = [
-        draw_anchors(one, twin, unlabeled, settings, torch.Generator().manual_seed(seed))
-        for one, twin, unlabeled, seed in zip(
-            f.detach(), g, clusters.is_unlabeled, seeds, strict=True
+        draw_anchors(one, twin, unlabeled, settings, generator)
+        for one, twin, unlabeled, generator in zip(
+            f.detach(), g, clusters.is_unlabeled, generators, strict=True
         )
     ]
     return consistency(f, g, anchors, settings)
 
 
 def _foreground_of_each(
-    logits: Tensor, labels: Tensor, clusters: Clusters, settings: LossSettings
+    logits: Tensor, labels: Tensor, clusters: Clusters, settings: LossSettings, total: Total
 ) -> Tensor:
     """Evaluate the foreground term of each image."""
     terms = foreground(logits, labels)
-    sparse = [image for image, count in enumerate(clusters.unlabeled) if count]
-    if settings.foreground_prior is None or not sparse:
+    if settings.foreground_prior is None:
         return terms
-    shared = positive_unlabeled_risk(logits[sparse], labels[sparse], settings.foreground_prior)
+    # other processes may have sparse images where this one has none, and wait for it
+    sparse = [image for image, count in enumerate(clusters.unlabeled) if count]
+    shared = positive_unlabeled_risk(
+        logits[sparse], labels[sparse], settings.foreground_prior, total
+    )
     return torch.where(clusters.exists[:, 0], shared, terms)
 
 

@@ -1,8 +1,8 @@
 """Batches for training: crops with sparse labels, two views of each.
 
-What a batch holds depends on the seed and
-the number of the step alone: a resumed run sees what an uninterrupted one sees, whatever the
-count of workers.
+What a crop shows depends on the seed, the number of the step and its own number in the batch
+alone: a resumed run sees what an uninterrupted one sees, and processes that share a batch see what
+one would, whatever the count of workers.
 
     image ─ crop ─ geometry ─┬─ intensity ─ view of f
                              └─ intensity ─ view of g
@@ -56,17 +56,30 @@ class Batch:
     view_g: Tensor  # (b, c, *space)
     labels: Tensor  # (b, *space)
 
+    def part(self, rows: slice) -> "Batch":
+        """Take some of the crops."""
+        return Batch(self.view_f[rows], self.view_g[rows], self.labels[rows])
+
     def pin_memory(self) -> "Batch":
         """Move to page-locked memory, which the loader asks for on CUDA."""
         return Batch(self.view_f.pin_memory(), self.view_g.pin_memory(), self.labels.pin_memory())
 
 
 class SparseSamples(Dataset[Batch]):
-    """All batches of a training run, by the number of the step."""
+    """All batches of a training run, by the number of the step.
 
-    def __init__(self, samples: Sequence[AnySample], spec: Spec) -> None:
+    Args:
+        samples: Images of any size.
+        spec: Says how they are cropped and varied.
+        numbers: Which crops of each batch are made; all of them where left out.
+    """
+
+    def __init__(
+        self, samples: Sequence[AnySample], spec: Spec, numbers: Sequence[int] | None = None
+    ) -> None:
         self.samples = samples
         self.schedule: ScheduleSettings = spec.schedule
+        self.numbers = range(spec.schedule.batch_size) if numbers is None else numbers
         self.geometry = _geometry(spec.augmentation, spec.schedule.crop)
         self.intensity = _intensity(spec.augmentation)
         # large images count more, but a few of them must not push out all small ones
@@ -80,7 +93,7 @@ class SparseSamples(Dataset[Batch]):
 
     def __getitem__(self, step: int) -> Batch:
         """Make the batch of one step."""
-        crops = [self._crop(step, number) for number in range(self.schedule.batch_size)]
+        crops = [self._crop(step, number) for number in self.numbers]
         first, second, labels = zip(*crops, strict=True)
         return Batch(torch.stack(first), torch.stack(second), torch.stack(labels))
 
@@ -128,6 +141,12 @@ class SparseSamples(Dataset[Batch]):
             outside = (indices < 0) | (indices >= n)
             labels[(slice(None),) * axis + (outside,)] = UNLABELED
         return torch.from_numpy(image), torch.from_numpy(labels)
+
+
+def draw(seed: int, step: int, number: int) -> torch.Generator:
+    """Make the generator of what is drawn for one crop of one step, apart from the crop itself."""
+    mixed = np.random.SeedSequence((seed, step, number)).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(mixed[0]))
 
 
 def _mirror(indices: np.ndarray, size: int) -> np.ndarray:

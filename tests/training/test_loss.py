@@ -46,9 +46,14 @@ def draws(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
+def each(images):
+    """Draws for each image, alike, whatever its place."""
+    return [draws() for _ in images]
+
+
 def without_consistency(embedding, labels, words=DEFAULTS, logit=None):
     output = NetOutput(embedding[None], None if logit is None else logit[None])
-    return spoco_loss(output, None, labels[None], words, draws())
+    return spoco_loss(output, None, labels[None], words, each(labels[None]))
 
 
 # The six terms as the paper writes them: pixel by pixel, instance by instance.
@@ -399,7 +404,7 @@ def test_a_perfect_embedding_costs_nothing_but_its_length():
     logit = torch.where(labels > 0, 60.0, -60.0)[None, None]
     output = NetOutput(embedding[None], logit)
     words = LossSettings(norm_weight=0.0)
-    terms = spoco_loss(output, embedding.detach()[None], labels[None], words, draws())
+    terms = spoco_loss(output, embedding.detach()[None], labels[None], words, each(labels[None]))
     assert dict(iterate_terms(terms)) == pytest.approx(
         dict.fromkeys(LossTerms._fields, 0.0) | {"norm": 16 / 5}, abs=1e-6
     )
@@ -470,7 +475,7 @@ def test_gradients_are_finite_where_all_embeddings_coincide(states):
         embedding = torch.full((4, *labels.shape), height, requires_grad=True)
         output = NetOutput(embedding[None], None)
         twin = embedding.detach()[None]
-        terms = spoco_loss(output, twin, labels[None], DEFAULTS, draws())
+        terms = spoco_loss(output, twin, labels[None], DEFAULTS, each(labels[None]))
         (gradient,) = torch.autograd.grad(terms.total, embedding)
         assert torch.isfinite(terms.total)
         assert torch.isfinite(gradient).all()
@@ -802,7 +807,7 @@ def test_images_with_unlabeled_pixels_share_one_foreground_term_and_others_keep_
     def evaluate(rows, prior=None):
         output = NetOutput(torch.zeros(len(rows), 2, 3, 5), logits[rows])
         words = LossSettings(foreground_prior=prior)
-        return spoco_loss(output, None, labels[rows], words, draws()).foreground.item()
+        return spoco_loss(output, None, labels[rows], words, each(labels[rows])).foreground.item()
 
     assert evaluate([1], 0.6) == evaluate([1]) == foreground_of(logits[1], labels[1]).item()
     shared = positive_unlabeled_risk(logits[[0, 2]], labels[[0, 2]], 0.6).item()
@@ -864,7 +869,8 @@ def test_the_batch_is_the_mean_over_its_images():
 
     def evaluate(rows):
         output = NetOutput(embeddings[rows], logits[rows])
-        return dict(iterate_terms(spoco_loss(output, twins[rows], labels[rows], DEFAULTS, draws())))
+        terms = spoco_loss(output, twins[rows], labels[rows], DEFAULTS, each(labels[rows]))
+        return dict(iterate_terms(terms))
 
     alone = [evaluate([n]) for n in range(3)]
     mean = {name: sum(values[name] for values in alone) / 3 for name in alone[0]}
@@ -905,7 +911,7 @@ def test_memory_grows_with_the_pixels_and_not_with_pixels_times_instances(dice):
     sizes = _Sizes()
     with sizes:
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            terms = spoco_loss(output, twin, labels, LossSettings(dice=dice), draws())
+            terms = spoco_loss(output, twin, labels, LossSettings(dice=dice), each(labels))
         terms.total.backward()
     assert find_clusters(embedding.detach(), labels).exists[0, 2:].sum() == count
     # one block of pairs at any moment, and of that nothing from forward to backward

@@ -124,7 +124,9 @@ def both_losses(labels, state, words, monkeypatch):
     f = torch.stack([embedding_of(one, state, n) for n, one in enumerate(labels)])
     g = f + 0.1 * torch.randn(f.shape, generator=draws(9))
     leaf = f.clone().requires_grad_()
-    total = spoco_loss(NetOutput(leaf, None), g, torch.stack(labels), words, draws()).total
+    total = spoco_loss(
+        NetOutput(leaf, None), g, torch.stack(labels), words, [draws() for _ in labels]
+    ).total
     (gradient,) = torch.autograd.grad(total, leaf)
     slow_leaf = f.double().requires_grad_()
     images = zip(slow_leaf, g.double(), labels, chosen, strict=True)
@@ -215,7 +217,9 @@ def test_anchors_of_an_image_do_not_depend_on_the_images_before_it():
 
     def evaluate(rows):
         output = NetOutput(embeddings[rows], None)
-        return spoco_loss(output, twins[rows] * 1.1, labels[rows], LossSettings(), draws())
+        return spoco_loss(
+            output, twins[rows] * 1.1, labels[rows], LossSettings(), [draws() for _ in labels[rows]]
+        )
 
     behind_none = 2 * evaluate([0, 1]).consistency
     behind_other = 2 * evaluate([2, 1]).consistency - evaluate([2]).consistency

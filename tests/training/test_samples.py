@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from spoco_zoo.errors import ImageError
 from spoco_zoo.labels import KNOWN_BACKGROUND
 from spoco_zoo.spec import DataSettings, parse_spec
-from spoco_zoo.training.loop import _batches
+from spoco_zoo.training.batches import iterate_batches
 from spoco_zoo.training.loss import BACKGROUND, UNLABELED
 from spoco_zoo.training.samples import (
     Sample,
@@ -25,6 +25,7 @@ from spoco_zoo.training.samples import (
     _renumber,
     choose_instances,
     choose_over_split,
+    draw,
     read_samples,
     to_states,
 )
@@ -271,9 +272,28 @@ def test_the_number_of_workers_changes_nothing(workers):
     samples = [make_sample(checkers((60, 60), 9), name=name) for name in ("a", "b")]
     device = torch.device("cpu")
     alone = SparseSamples(samples, make_spec(steps=7))
-    found = list(_batches(samples, make_spec(steps=7, workers=workers), 2, device))
-    assert [step for step, _, _ in found] == [2, 3, 4, 5, 6]
-    assert all(equal(batch, alone[step]) for step, batch, _ in found)
+    crops = SparseSamples(samples, make_spec(steps=7, workers=workers))
+    found = list(iterate_batches(crops, 2, device))
+    assert len(found) == 5
+    assert all(equal(batch, alone[step]) for step, (batch, _) in enumerate(found, start=2))
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_processes_that_share_a_batch_make_what_one_would(count):
+    samples = [make_sample(checkers((60, 60), 9), name=name) for name in ("a", "b")]
+    alone = SparseSamples(samples, make_spec(batch_size=6))[4]
+    for rank in range(count):
+        own = SparseSamples(samples, make_spec(batch_size=6), range(rank, 6, count))[4]
+        assert equal(own, alone.part(slice(rank, None, count)))
+
+
+def test_every_crop_has_draws_of_its_own_which_do_not_depend_on_other_crops():
+    drawn = {
+        place: torch.rand(3, generator=draw(*place)).tolist()
+        for place in [(0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0)]
+    }
+    assert len({tuple(values) for values in drawn.values()}) == 4
+    assert torch.rand(3, generator=draw(0, 1, 0)).tolist() == drawn[0, 1, 0]
 
 
 @pytest.mark.parametrize("crop", [(16, 16), (4, 16, 16)])
