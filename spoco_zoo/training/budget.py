@@ -41,7 +41,8 @@ from spoco_zoo.recipe import Consistency, Recipe
 from spoco_zoo.spec import LossSettings, Spec, change_spec, dump_spec, load_spec
 from spoco_zoo.training.budget_figure import Point, draw_budget
 from spoco_zoo.training.checkpoints import load_run
-from spoco_zoo.training.loop import TrainOptions, train
+from spoco_zoo.training.loop import train
+from spoco_zoo.training.options import TrainOptions
 from spoco_zoo.training.samples import AnySample, SparseSamples, read_samples
 from spoco_zoo.training.schedule import pick_device
 from spoco_zoo.training.validation import embed_all

@@ -21,7 +21,7 @@ step, in `pair.update`, and nowhere else.
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from io import BytesIO
@@ -48,6 +48,7 @@ from spoco_zoo.training.history import TERMS, History
 from spoco_zoo.training.loss import LossTerms, spoco_loss
 from spoco_zoo.training.momentum import MomentumPair
 from spoco_zoo.training.net import count_parameters
+from spoco_zoo.training.options import StepReport, TrainOptions, TrainResult
 from spoco_zoo.training.pictures import SHOWN, sample_of, show_pictures
 from spoco_zoo.training.ranks import Ranks, join_ranks, later
 from spoco_zoo.training.samples import AnySample, Batch, SparseSamples, draw
@@ -72,41 +73,6 @@ from spoco_zoo.training.validation import (
 )
 
 _LOG_EVERY = 10
-
-
-@dataclass(frozen=True)
-class StepReport:
-    """What a progress bar shows."""
-
-    step: int
-    steps: int
-    terms: dict[str, float]
-    seconds_per_step: float
-    score: float | None
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """What the machine and the day decide, and the result does not depend on."""
-
-    device: str = "auto"
-    resume: bool = False
-    start: Path | None = None  # a run or package whose weights a new run starts from
-    max_minutes: float | None = None
-    on_step: Callable[[StepReport], None] = lambda report: None
-    on_stage: Callable[[str], None] = lambda stage: None
-    on_note: Callable[[str], None] = lambda note: None
-    should_stop: Callable[[], bool] = lambda: False
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """How a run ended; the same in all its processes."""
-
-    run_folder: Path
-    step: int
-    finished: bool
-    fitted: Fitted | None
 
 
 def train(spec: Spec, data: Path, run_folder: Path, options: TrainOptions) -> TrainResult:
