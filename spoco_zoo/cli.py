@@ -41,15 +41,6 @@ class Method(StrEnum):
     consistency = "consistency"
 
 
-app.command()(cli_checks.validate)
-app.command("test")(cli_checks.prove)
-app.command()(cli_checks.engines)
-app.command()(cli_runs.report)
-app.command()(cli_labels.budget)
-app.command()(cli_labels.suggest)
-app.command()(cli_data.inspect)
-
-
 def main() -> None:
     """Run the command line."""
     try:
@@ -69,6 +60,9 @@ def _version(
 
         typer.echo(installed("spoco-zoo"))
         raise typer.Exit
+
+
+app.command()(cli_data.inspect)  # the help lists commands in the order of work
 
 
 @app.command()
@@ -131,6 +125,11 @@ def train(
         raise typer.Exit(130 if interrupt.asked else 0)
     scores = ", ".join(f"{name} {value:.3f}" for name, value in result.fitted.scores.items())
     say(f"{out}: done after {result.step} steps; validation: {scores}")
+
+
+app.command()(cli_runs.report)
+app.command()(cli_labels.suggest)
+app.command()(cli_labels.budget)
 
 
 @app.command()
@@ -319,6 +318,11 @@ def evaluate(
     if json is not None:
         text = dumps(evaluation.to_json(), indent=1)
         write_bytes(json, text.encode(), overwrite=overwrite)
+
+
+app.command()(cli_checks.validate)
+app.command("test")(cli_checks.prove)
+app.command()(cli_checks.engines)
 
 
 def _show_step(bar: "Progress", task: "TaskID") -> Callable[["StepReport"], None]:
