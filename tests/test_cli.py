@@ -848,6 +848,32 @@ def test_training_that_runs_out_of_time_ends_well(call, nuclei_data, tiny_spec, 
     assert "instance_ratio: 0.5\n" in spec
 
 
+def test_training_starts_from_another_run_and_its_network(call, nuclei_data, tiny_run, tmp_path):
+    pytest.importorskip("torch")
+    run = tmp_path / "run"
+    result = call(
+        *("train", nuclei_data, "-o", run, "--from", tiny_run, "--max-minutes", 0),
+        *("--label-zero", "unlabeled", "--device", "cpu"),
+    )
+    assert (result.code, result.out) == (0, f"{run}: saved at step 1; go on with --resume\n")
+    assert "the foreground head of the start is left out\n" in result.err
+    assert "widths:\n  - 4\n  - 8\n" in (run / "spec.yaml").read_text()
+    facts = json.loads((run / "environment.json").read_text())
+    assert facts["started_from"]["source"] == str(tiny_run)
+    nowhere = call("train", nuclei_data, "-o", run, "--from", tmp_path / "nowhere")
+    assert_is_error(
+        nowhere,
+        f"{tmp_path / 'nowhere'}: no such run or package: expected a run folder, or a package as "
+        "folder or zip",
+    )
+
+
+def test_only_the_first_process_of_a_machine_speaks(call, tmp_path, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    result = call("evaluate", tmp_path / "none", tmp_path / "none")
+    assert (result.code, result.out, result.err) == (1, "", "")
+
+
 def test_training_says_what_is_wrong(call, nuclei_data, tiny_spec, tmp_path):
     pytest.importorskip("torch")
     assert_is_error(

@@ -320,6 +320,10 @@ def test_an_impossible_value_is_named_with_what_was_expected(refusal, text, sent
     ("text", "sentence"),
     [
         (
+            "schedule: {batch_size: 6, accumulate: 4}",
+            "schedule.accumulate is 4: expected a divisor of schedule.batch_size, 6",
+        ),
+        (
             "schedule: {crop: [128, 100]}",
             "schedule.crop is 100 on axis 1: expected a multiple of 8, "
             "the total stride of the network",

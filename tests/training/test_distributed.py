@@ -24,6 +24,7 @@ from spoco_zoo.errors import DeviceError, SettingError
 from spoco_zoo.spec import dump_spec, parse_spec
 from spoco_zoo.training import TrainOptions, train
 from spoco_zoo.training.checkpoints import load_checkpoint
+from spoco_zoo.training.momentum import MomentumPair
 from spoco_zoo.training.ranks import Ranks, join_ranks
 
 torch.set_num_threads(1)
@@ -46,7 +47,7 @@ def paint(folder, seeds):
         tifffile.imwrite(folder / "labels" / f"{seed}.tif", labels)
 
 
-def make_spec(**schedule):
+def make_spec(prior=0.3, **schedule):
     """All terms at work: unlabeled pixels, a foreground prior, consistency."""
     return parse_spec(
         {
@@ -56,7 +57,7 @@ def make_spec(**schedule):
                 "instance_ratio": 0.5,
             },
             "net": {"widths": [4, 8], "embedding_dim": 4},
-            "loss": {"foreground_prior": 0.3},
+            "loss": {"foreground_prior": prior},
             "schedule": {
                 "crop": [24, 24],
                 "batch_size": 4,
@@ -261,6 +262,19 @@ def test_what_is_wrong_in_any_process_is_told_by_the_first_and_ends_all(outcomes
     told = sentence.format(out=out, run=out / "rank0" / "plain")
     assert ended[0][name] == {"error": told}
     assert ended[1][name] == {"exit": 1}
+
+
+# In parts, one after the other.
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_the_parts_of_a_batch_have_the_gradient_of_the_whole(squares, tmp_path, monkeypatch, count):
+    """With batch norm and the prior left out, which look at a part at a time."""
+    monkeypatch.setattr(MomentumPair, "train", lambda pair, mode=True: nn.Module.train(pair, False))
+    for accumulate in (1, count):
+        spec = make_spec(prior=None, steps=3, accumulate=accumulate)
+        train(spec, squares, tmp_path / str(accumulate), TrainOptions(device="cpu"))
+    assert_equal_runs(tmp_path / str(count), tmp_path / "1")
 
 
 # Under torchrun, as a user starts it.
