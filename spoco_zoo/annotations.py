@@ -158,8 +158,8 @@ def _check_stacked(
     """Refuse outlines without a group that lie over each other: they may be one object."""
     loose = {n: o for n, o in zip(numbers, objects, strict=True) if o.group is None}
     is_loose = np.isin(np.arange(max(numbers, default=0) + 1), list(loose))
-    planes = sorted(outline.z for outline in loose.values() if outline.z is not None)
-    for z in planes:
+    planes = {outline.z for outline in loose.values() if outline.z is not None}
+    for z in sorted(planes):
         if z + 1 not in planes:
             continue
         upper, lower = (np.where(is_loose[labels[i]], labels[i], 0) for i in (z, z + 1))

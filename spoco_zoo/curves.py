@@ -40,7 +40,10 @@ def read_history(path: Path) -> dict[str, Float[np.ndarray, " n"]]:
     if not rows:
         raise SettingError(f"{path} has no steps yet: train first")
     try:
-        return {name: np.array([float(row[name] or "nan") for row in rows]) for name in _COLUMNS}
+        history = {name: np.array([float(row[name] or "nan") for row in rows]) for name in _COLUMNS}
+        if not all(np.isfinite(history[name]).all() for name in ("step", "learning_rate")):
+            raise ValueError("a step or a learning rate is no number")
+        return history
     except ValueError as error:
         raise SettingError(f"{path} is damaged: {error}; train again") from error
 

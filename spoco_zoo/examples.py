@@ -14,10 +14,10 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from spoco_zoo.errors import SettingError
 from spoco_zoo.figures import middle_slice, mistakes_overlay, overlay, resize, write_png
@@ -52,6 +52,14 @@ class Example(_Record):
     kinds: dict[Kind, int] = Field(description="what became of them, by `mistakes`")
     shown: str | None = Field(None, pattern=_NAME, description="what its pictures are called")
 
+    @field_validator("kinds")
+    @classmethod
+    def _check_kinds(cls, kinds: dict[Kind, int]) -> dict[Kind, int]:
+        missing = [kind for kind in get_args(Kind) if kind not in kinds]
+        if missing:
+            raise ValueError(f"{missing[0]} is missing")
+        return kinds
+
 
 class Examples(_Record):
     """All validation images of a run."""
@@ -65,8 +73,7 @@ class Examples(_Record):
 
     def count(self) -> dict[Kind, int]:
         """Count the kinds over all images."""
-        kinds = self.images[0].kinds
-        return {kind: sum(image.kinds[kind] for image in self.images) for kind in kinds}
+        return {kind: sum(image.kinds[kind] for image in self.images) for kind in get_args(Kind)}
 
 
 class Validated(NamedTuple):

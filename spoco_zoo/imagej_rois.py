@@ -5,6 +5,7 @@ limits, and their names are only names. A ROI called "background" (Fiji adds "-1
 next ones) is known background, one called "ignore" is where nothing is said.
 """
 
+import lzma
 import re
 import zipfile
 import zlib
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
     from roifile import ImagejRoi
 
 _MOST_BYTES = 256_000_000
-_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, OSError, RuntimeError, ValueError, EOFError)
+_ZIP_ERRORS = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError),
+    *(OSError, RuntimeError, ValueError, EOFError),
+)
 _HOW_TO = "expected an outline of an object (rectangle, oval, polygon, freehand, traced, composite)"
 _CURVE = np.linspace(0, 1, 17)[1:, None]  # of the way along a curve, where it gets corners
 _STEPS = {0: 3, 1: 3, 2: 5, 3: 7, 4: 1}  # numbers of each step of a path: its kind and its points

@@ -85,7 +85,7 @@ def _phase_cells(shape: tuple[int, ...], seed: int) -> Picture:
 def _axons(shape: tuple[int, ...], seed: int) -> Picture:
     """Dark discs of very unequal size, each in a bright ring, in grey tissue."""
     rng = np.random.default_rng(seed)
-    labels, _ = _place_outlines(shape, rng, area=260.0, density=0.5, draw=_draw_axon, gap=7)
+    labels, _ = _place_outlines(shape, rng, area=260.0, density=0.5, draw=_draw_axon, gap=7.0)
     distance, nearest = ndimage.distance_transform_edt(labels == 0, return_indices=True)
     sizes = np.bincount(labels.ravel(), minlength=2).astype(np.float32)
     thickness = 2 + 0.35 * np.sqrt(sizes / pi)

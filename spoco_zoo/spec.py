@@ -294,6 +294,12 @@ class Spec(_Settings):
                 f"schedule.restarts is {list(self.schedule.restarts)}: expected rising steps "
                 f"between 0 and schedule.steps, {self.schedule.steps}"
             )
+        wanted = {"dim_nuclei": 3, "neurons": 3, "phase_cells": 2, "axons": 2}
+        if wanted.get(self.card.scene, self.net.dimensions) != self.net.dimensions:
+            raise ValueError(
+                f"card.scene is {self.card.scene}, which has {wanted[self.card.scene]} axes: "
+                f"expected one for net.dimensions {self.net.dimensions}"
+            )
         pixel = self.data.pixel_size_um
         if pixel is not None and len(pixel) != self.net.dimensions:
             raise ValueError(

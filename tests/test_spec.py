@@ -479,3 +479,14 @@ def test_impossible_changes_are_refused(changes, sentence):
     with pytest.raises(SettingError) as error:
         change_spec(Spec(), changes)
     assert str(error.value) == sentence
+
+
+@pytest.mark.parametrize(("scene", "dimensions", "axes"), [("axons", 3, 2), ("neurons", 2, 3)])
+def test_a_scene_of_other_axes_is_refused(scene, dimensions, axes):
+    words = {"net": {"dimensions": dimensions}, "schedule": {"crop": [32] * dimensions}}
+    with pytest.raises(SettingError) as error:
+        parse_spec(words | {"card": {"scene": scene}}, "spec")
+    assert str(error.value) == (
+        f"spec: card.scene is {scene}, which has {axes} axes: "
+        f"expected one for net.dimensions {dimensions}"
+    )

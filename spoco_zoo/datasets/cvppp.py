@@ -19,7 +19,7 @@ from typing import TypeVar
 import numpy as np
 from jaxtyping import Integer
 
-from spoco_zoo.datasets.hdf5 import import_h5py, open_set
+from spoco_zoo.datasets.hdf5 import import_h5py, open_file, open_set
 from spoco_zoo.datasets.layouts import join
 from spoco_zoo.datasets.pictures import load_numbers, load_rgb, picture_size
 from spoco_zoo.datasets.source import Part, Source
@@ -74,7 +74,6 @@ def find_in_hdf5(
         MissingExtraError: h5py is not installed.
     """
     import_h5py()
-    import h5py
 
     word = "testing" if split == "test" else "training"
     images = sorted(root.glob(f"*{word}_images.h5"))
@@ -84,7 +83,7 @@ def find_in_hdf5(
     held: dict[str, tuple[Path, str]] = {}
     plants: list[str] = []
     for path in (*images, *truth):
-        with h5py.File(path, "r") as file:
+        with open_file(path) as file:
             for group in file:
                 for plant in file[group]:
                     name = f"{group}/{plant}"
@@ -102,6 +101,8 @@ def find_in_hdf5(
 
 def _list_plants(folder: Path, subsets: Iterable[str] | None) -> dict[str, Path]:
     """Find pictures of plants in a folder and those in it; names are like A1/plant001."""
+    if not folder.is_dir():
+        return {}
     folders = [folder, *sorted(path for path in folder.iterdir() if path.is_dir())]
     if subsets is not None:
         folders = [path for path in folders if path.name in subsets]

@@ -47,6 +47,22 @@ def find(folder: Path, settings: DataSettings, n_axes: int | None) -> list[Sourc
     return [_open(path, settings, n_axes) for path in files]
 
 
+def open_file(path: Path) -> Any:  # noqa: ANN401 - h5py is an extra
+    """Open a file for reading.
+
+    Raises:
+        ImageError: It cannot be read.
+    """
+    import h5py
+
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        raise ImageError(
+            f"{path}: cannot be read as HDF5: expected a whole file; write it again"
+        ) from error
+
+
 def open_set(path: Path, key: str) -> Any:  # noqa: ANN401 - h5py is an extra
     """Open a data set of a file.
 
@@ -57,12 +73,7 @@ def open_set(path: Path, key: str) -> Any:  # noqa: ANN401 - h5py is an extra
     import_h5py()
     import h5py
 
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise ImageError(
-            f"{path}: cannot be read as HDF5: expected a whole file; write it again"
-        ) from error
+    file = open_file(path)
     if key not in file or not isinstance(file[key], h5py.Dataset):
         names: list[str] = []
         file.visititems(lambda name, item: _note(names, name, item))

@@ -131,8 +131,7 @@ def inspect_folder(
         MissingExtraError: h5py or zarr is needed and not installed.
     """
     words = spec or Spec()
-    is_unknown = words.data.label_zero == "unlabeled"
-    background_label = words.data.background_label if is_unknown else None
+    background_label = words.data.background_label
     n_axes = None if spec is None else spec.net.dimensions
     found: list[Split] = []
     layout = words.data.layout or recognize(root, "train")

@@ -58,8 +58,10 @@ def find_labels(path: Path) -> Path:
     """
     names: list[str] = []
     if (path / "labels").is_dir():
-        names = list(_attributes(path / "labels").get("labels", []))
-    if len(names) != 1:
+        listed = _attributes(path / "labels").get("labels")
+        names = [str(name) for name in listed] if isinstance(listed, list) else []
+    # a name that leads elsewhere is none
+    if len(names) != 1 or "/" in names[0] or "\\" in names[0] or names[0] in ("", ".", ".."):
         told = f"the labels {', '.join(names)}" if names else "no labels"
         raise ImageError(
             f"{path}: holds {told}: expected one label image in it, or a labels folder "

@@ -110,7 +110,7 @@ def write_card(
 ) -> str:
     """Write the card of one flavour."""
     spec, card = run.spec, run.spec.card
-    kept = f"{spec.data.instance_ratio:.0%} of the instances labelled"
+    kept = f"{100 * spec.data.instance_ratio:.3g}% of the instances labelled"
     zero = f"label 0 meaning {spec.data.label_zero}"
     lines = [
         f"# {package_title(spec, flavour.name)}",

@@ -156,8 +156,8 @@ def _common_config(facts: Facts) -> dict[str, Any]:
         "task": "instance segmentation",
         "out_of_scope_use": card.limits,
         "training": {
-            "training_preprocessing": f"{spec.data.normalization.id} of the whole image; flips, "
-            "rotations, scaling, elastic deformation, noise, blur, brightness, contrast and gamma",
+            "training_preprocessing": f"{spec.data.normalization.id} of the whole image",
+            "training_augmentation": spec.augmentation.model_dump(mode="json"),
             "training_steps": schedule.steps,
             "training_batch_size": schedule.batch_size,
             "training_crop": list(schedule.crop),

@@ -119,7 +119,7 @@ def export_package(run_folder: Path, target: Path, options: ExportOptions) -> Pa
             draft.describe()
             proof = draft.prove(engines, options.on_stage)
             options.on_stage("measuring memory")
-            memory = draft.measure_memory(engines)
+            memory = draft.measure_memory(engines, options.on_stage)
             card = write_card(run, flavour, proof, count_parameters(net), memory)
             (folder / FILES["card"]).write_text(card, encoding="utf-8")
             draft.describe(memory)
@@ -299,17 +299,26 @@ class _Draft:
         proof.write(self.folder, sorted(hash_files(self.folder).keys() - {FILES["card"]}))
         return proof
 
-    def measure_memory(self, engines: tuple[Engine, ...]) -> Memory | None:
-        """Measure the peak memory of the first engine that opens the weights."""
+    def measure_memory(
+        self, engines: tuple[Engine, ...], on_stage: Callable[[str], None] = lambda stage: None
+    ) -> Memory | None:
+        """Measure the peak memory of the first engine that opens the weights.
+
+        A machine on which that fails still gets its package, which does not tell it.
+        """
         kind = self.flavour.formats[0]
         engine = next(e for e in engines if e.kind == kind and not e.from_cache)
         name = FILES["onnx"] if kind == "onnx" else torchscript_name(self.flavour.name)
-        return measure_memory(
-            engine,
-            self.folder / name,
-            self.spec.net.dimensions,
-            lambda space: self._give(self._simulate(space, seed=3))[None],
-        )
+        try:
+            return measure_memory(
+                engine,
+                self.folder / name,
+                self.spec.net.dimensions,
+                lambda space: self._give(self._simulate(space, seed=3))[None],
+            )
+        except PackageError as error:
+            on_stage(f"memory is not told: {error}")
+            return None
 
     def describe(self, memory: Memory | None = None) -> None:
         """Write `rdf.yaml` for the files that are there."""

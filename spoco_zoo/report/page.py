@@ -327,7 +327,7 @@ def _data(run: Run) -> Markup:
     ]
     if data.instance_ratio < 1:
         told = (
-            f"Of the labelled instances {data.instance_ratio:.0%} were used, chosen by seed "
+            f"Of the labelled instances {100 * data.instance_ratio:.3g}% were used, chosen by seed "
             f"{data.instance_seed}; the rest counted as unlabelled."
         )
         parts.append(element("p", told))

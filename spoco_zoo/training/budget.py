@@ -33,6 +33,7 @@ from typing import Any, Literal
 
 import torch
 
+from spoco_zoo.datasets import find_pairs
 from spoco_zoo.errors import SettingError
 from spoco_zoo.files import write_bytes
 from spoco_zoo.fitting import main_scores, score_recipe
@@ -157,6 +158,10 @@ def run_budget(
     deadline = math.inf
     if options.max_minutes is not None:
         deadline = time.monotonic() + 60 * options.max_minutes
+    for cell in grid.cells:
+        cell_spec(spec, cell)
+    for split in ("train", "val", grid.split):  # what is missing is said before hours are spent
+        find_pairs(data, split, spec.data, spec.net.dimensions)
     _claim(out, spec)
     for number, cell in enumerate(grid.cells, start=1):
         left = (deadline - time.monotonic()) / 60
@@ -196,6 +201,7 @@ def cell_spec(spec: Spec, cell: Cell, prior: float | None = None) -> Spec:
             "validation_label_zero": spec.data.validation_label_zero or zero,
             "instance_ratio": cell.ratio,
             "instance_seed": cell.seed,
+            "background_label": spec.data.background_label,
         },
         "schedule": {"seed": cell.seed},
         "loss": {"consistency_weight": 0.0},
@@ -209,6 +215,10 @@ def cell_spec(spec: Spec, cell: Cell, prior: float | None = None) -> Spec:
     if cell.method == "baseline":
         names = ("unlabeled_push_weight", "instance_weight", "consistency_weight")
         changes["loss"] |= dict.fromkeys(names, 0.0)
+    if changes["data"]["label_zero"] == "background":  # which is known then without it
+        words = spec.data.model_copy(update={"background_label": None})
+        spec = spec.model_copy(update={"data": words})
+        changes["data"].pop("background_label")
     return change_spec(spec, changes)
 
 

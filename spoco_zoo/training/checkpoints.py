@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from spoco_zoo.errors import SettingError
+from spoco_zoo.recipe import Recipe
 from spoco_zoo.spec import Spec, load_spec, parse_spec
 from spoco_zoo.training.momentum import MomentumPair
 from spoco_zoo.training.net import UNet
@@ -95,7 +96,8 @@ def load_run(run_folder: Path, name: str = "best.pt") -> tuple[Spec, MomentumPai
         ) from error
     try:
         fitted = json.loads((run_folder / "recipe.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        Recipe.model_validate(fitted["recipe"])
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise SettingError(
             f"{run_folder}: recipe.json is damaged: make it anew with train --resume"
         ) from error

@@ -233,8 +233,7 @@ def read_samples(folder: Path, data: DataSettings, n_axes: int, *, thin: bool) -
         MissingExtraError: h5py or zarr is needed and not installed.
     """
     zero = data.label_zero if thin else data.validation_label_zero or data.label_zero
-    # where 0 is background, every other number is an instance
-    background_label = data.background_label if zero == "unlabeled" else None
+    background_label = data.background_label  # of all splits, whatever 0 means in this one
     sources = [
         replace(source, background_label=background_label)
         for source in find_pairs(folder.parent, folder.name, data, n_axes)

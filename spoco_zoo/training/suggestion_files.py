@@ -35,6 +35,9 @@ _ACROSS = 5  # pictures in a row
 _SCORES = ("disagreement", "uncertainty", "coverage", "score")
 _FURTHEST = 2**15 - 1  # ImageJ keeps the corners of a rectangle in 16 bits
 
+# an asterisk ends the name of what is no instance: the places are saved beside labels that are
+_PASSED_OVER = "region*"
+
 
 def check_target(images: Sequence[Path], out: Path, count: int, *, overwrite: bool) -> None:
     """Refuse what could not be written at the end, before anything is computed.
@@ -188,7 +191,7 @@ def _rectangles(marked: Sequence[tuple[int, Region]]) -> bytes:
             plane, name = _middle_plane(region), _name(rank, region)
             roi = ImagejRoi(
                 roitype=ROI_TYPE.RECT,
-                name=name,
+                name=f"{name} {_PASSED_OVER}",
                 top=top,
                 left=left,
                 bottom=bottom,
@@ -214,6 +217,7 @@ def _feature(rank: int, region: Region) -> dict[str, Any]:
         "properties": {
             "objectType": "annotation",
             "name": _name(rank, region),
+            "classification": {"name": _PASSED_OVER},
             "rank": rank,
             "score": round(region.score, 4),
         },

@@ -190,3 +190,19 @@ def test_the_hdf5_form(tmp_path, write_hdf5):
     assert str(error.value) == (
         f"{tmp_path}: no file ends in testing_images.h5: expected CVPPP 2017 as HDF5"
     )
+
+
+def test_a_folder_that_is_not_there_has_no_plant(tmp_path):
+    with pytest.raises(ImageError, match="no plant found: expected A1/plant001_rgb"):
+        find_pairs(tmp_path / "nope", "train", DataSettings(layout="cvppp"))
+
+
+def test_a_damaged_hdf5_file_is_a_sentence(tmp_path):
+    pytest.importorskip("h5py")
+    path = tmp_path / "CVPPP2017_training_images.h5"
+    path.write_bytes(b"no HDF5")
+    with pytest.raises(ImageError) as error:
+        find_pairs(tmp_path, "train", DataSettings(layout="cvppp_hdf5"))
+    assert str(error.value) == (
+        f"{path}: cannot be read as HDF5: expected a whole file; write it again"
+    )

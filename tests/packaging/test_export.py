@@ -592,7 +592,10 @@ def test_a_damaged_run_is_refused(tiny_run, tmp_path, name, content):
         (run / name).write_text(content)
     with pytest.raises(SettingError) as error:
         export_package(run, tmp_path / "package", OPTIONS)
-    assert str(error.value) == f"{run}: environment.json or recipe.json is damaged: train again"
+    sentence = "environment.json or recipe.json is damaged: train again"
+    if name == "recipe.json":
+        sentence = "recipe.json is damaged: make it anew with train --resume"
+    assert str(error.value) == f"{run}: {sentence}"
     assert names_in(tmp_path) == ["run"]
 
 

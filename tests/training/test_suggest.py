@@ -22,6 +22,7 @@ from PIL import Image
 from spoco_zoo import cli
 from spoco_zoo.errors import ImageError, MissingExtraError, OutputError, SettingError
 from spoco_zoo.foreground import Everywhere, External, Head, Prototype
+from spoco_zoo.polygons import kind_of
 from spoco_zoo.recipe import Recipe
 from spoco_zoo.spec import LossSettings, parse_spec
 from spoco_zoo.training import suggest
@@ -283,11 +284,15 @@ def test_the_files_lead_to_the_regions(scene, tmp_path):
     }
     assert feature["properties"] == {
         "objectType": "annotation",
-        "name": rois[0].name,
+        "name": rois[0].name.removesuffix(" region*"),
+        "classification": {"name": "region*"},
         "rank": 1,
         "score": round(first.score, 4),
     }
     assert len(told["features"]) == 2
+    # saved beside labels they are no instances
+    assert {kind_of(roi.name) for roi in rois} == {None}
+    assert kind_of(feature["properties"]["classification"]["name"]) is None
     with Image.open(out / "regions.png") as sheet:
         assert sheet.size == (2 * 202 + 10, 238 + 10)
     before = [(p, p.read_bytes()) for p in sorted(out.rglob("*")) if p.is_file()]
