@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from spoco_zoo.device import DevicePixels
 from spoco_zoo.errors import SettingError
-from spoco_zoo.foreground import Prototype
+from spoco_zoo.foreground import Prototype, find_core, find_foreground
 from spoco_zoo.normalization import Affine
 from spoco_zoo.pixels import HostPixels, Pixels
 from spoco_zoo.recipe import Recipe
@@ -170,6 +170,19 @@ class Embedder:
         image = self.affine.apply(self.pixels[(slice(None), *box)])
         padding = [(0, max(s.stop - n, 0)) for s, n in zip(box, space, strict=True)]
         return np.pad(image, [(0, 0), *padding], mode="edge") if any(map(sum, padding)) else image
+
+
+def find_inside(
+    embedded: Embedded, recipe: Recipe, mask: Bool[np.ndarray, "*space"] | None
+) -> tuple[Bool[np.ndarray, "*space"], Bool[np.ndarray, "*space"]]:
+    """Find where instances may lie, and the core in which they are told apart.
+
+    Raises:
+        SettingError: The recipe asks for what the network does not give, or for a mask.
+    """
+    rule, probability = recipe.foreground, embedded.probability
+    foreground = find_foreground(embedded.embedding, rule, probability, mask)
+    return foreground, find_core(foreground, rule, probability, mask)
 
 
 def _tile_size(

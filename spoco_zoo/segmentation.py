@@ -19,9 +19,8 @@ import numpy as np
 from jaxtyping import Bool, UInt32
 
 from spoco_zoo.clustering import Canvas, cluster, plan_blocks
-from spoco_zoo.embedder import TILE, Embedder, Progress, per_axis
+from spoco_zoo.embedder import TILE, Embedder, Progress, find_inside, per_axis
 from spoco_zoo.errors import ImageError
-from spoco_zoo.foreground import find_core, find_foreground
 from spoco_zoo.fragments import cluster_block
 from spoco_zoo.images import check_finite
 from spoco_zoo.labels import load_libraries
@@ -125,7 +124,7 @@ def make_instances(
     Raises:
         SettingError: The recipe asks for what the network does not give.
     """
-    foreground, core = _find_foreground(embedded, recipe, mask)
+    foreground, core = find_inside(embedded, recipe, mask)
     return cluster(embedded.embedding, foreground, recipe, embedded.momentum_embedding, core)
 
 
@@ -157,7 +156,7 @@ def _segment(
         with session.turn:
             seen = source.see(block.keep, recipe, tick)
         part = None if mask is None else mask[block.keep]
-        inside, core = _find_foreground(seen.known, recipe, part)
+        inside, core = find_inside(seen.known, recipe, part)
         foreground[block.write] = inside[inner_box(block.keep, block.write)]
         canvas.add(block, cluster_block(seen.f, core, block, recipe, seen.g))
         session.spare = list(seen.lent) or session.spare  # of one part: sizes may differ
@@ -170,15 +169,6 @@ def _open(
     if pixels.dtype == bool:
         pixels = pixels.astype(np.uint8)
     return Embedder(pixels, session, tile, fit_affine(pixels, session.package.normalization))
-
-
-def _find_foreground(
-    embedded: Embedded, recipe: Recipe, mask: Bool[np.ndarray, "*space"] | None
-) -> tuple[Bool[np.ndarray, "*space"], Bool[np.ndarray, "*space"]]:
-    """Find foreground and core."""
-    rule, probability = recipe.foreground, embedded.probability
-    foreground = find_foreground(embedded.embedding, rule, probability, mask)
-    return foreground, find_core(foreground, rule, probability, mask)
 
 
 def _segment_labelled_axes(
