@@ -78,12 +78,12 @@ def measure(
     first, *others = offset or [0] * len(shape)
     step = max(_AT_ONCE // max(int(np.prod(shape[1:])), 1), 1)
     parts = []
-    for start in range(0, shape[0], step):
+    for start in range(0, max(shape[0], 1), step):
         cut = slice(start, start + step)
         ids = np.asarray(labels[cut])
         shown = np.zeros((0, *ids.shape)) if image is None else np.asarray(image[:, cut])
         parts.append(_measure_part(ids, shown, [first + start, *others]))
-    return merge(parts or [_measure_part(np.zeros(shape, int), np.zeros((0, *shape)), [0] * 3)])
+    return merge(parts)
 
 
 def merge(parts: Iterable[Measurements]) -> Measurements:

@@ -23,8 +23,8 @@ def write_qupath_objects(
     objects: Iterable[Traced],
     colors: Mapping[int, Color],
     *,
-    measurements: Mapping[int, Mapping[str, float]] | None = None,
-    scale: tuple[float, float] = (1, 1),
+    measurements: Mapping[int, Mapping[str, int | float]] | None = None,
+    scale: tuple[int | float, int | float] = (1, 1),
     overwrite: bool = False,
 ) -> None:
     """Write outlines, whole or not at all, in their order.
@@ -58,8 +58,8 @@ def write_qupath_objects(
 def _feature(
     traced: Traced,
     color: Color,
-    factors: tuple[float, ...],
-    measurements: Mapping[str, float] | None,
+    factors: tuple[int | float, ...],
+    measurements: Mapping[str, int | float] | None,
 ) -> dict[str, Any]:
     polygons = [[_closed(ring, factors) for ring in polygon] for polygon in traced.polygons]
     geometry: dict[str, Any]
@@ -76,6 +76,6 @@ def _feature(
     return {"type": "Feature", "geometry": geometry, "properties": properties}
 
 
-def _closed(ring: Corners, factors: tuple[float, ...]) -> list[list[float]]:
-    corners: list[list[float]] = (ring if factors == (1, 1) else ring * factors).tolist()
+def _closed(ring: Corners, factors: tuple[int | float, ...]) -> list[list[int | float]]:
+    corners: list[list[int | float]] = (ring if factors == (1, 1) else ring * factors).tolist()
     return [*corners, corners[0]]

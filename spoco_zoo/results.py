@@ -11,8 +11,9 @@
 An instance has one id and one colour in all of them. It is measured and outlined once.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Integer, Shaped
@@ -22,6 +23,7 @@ from spoco_zoo.figures import colors_of, montage, write_png
 from spoco_zoo.files import refuse_existing, write_bytes
 from spoco_zoo.images import write_labels
 from spoco_zoo.measurements import (
+    Measurements,
     Table,
     check_parquet,
     measure,
@@ -42,7 +44,7 @@ _PLACES = {
     "overlay": ("overlays", ".png"),
 }
 KINDS = ("labels", *_PLACES)
-_TABLES = ("geojson", "table", "parquet")  # what tells numbers of instances
+_TELL_NUMBERS = {"geojson", "table", "parquet"}
 _NO_MEASUREMENTS = ("label", "box_", "centroid_")  # QuPath knows where its objects are
 
 
@@ -102,46 +104,65 @@ def write_results(
     for path in files.values():
         refuse_existing(path, overwrite=overwrite)
     if files.keys() - {"labels", "overlay"}:
-        _write_objects(files, labels, image, scale_um, overwrite)
+        found = measure(labels, image if files.keys() & _TELL_NUMBERS else None)
+        write_objects(
+            files, labels, found, scale_um=scale_um, channels=len(image), overwrite=overwrite
+        )
     if "overlay" in files:
         write_png(files["overlay"], montage(image, labels), overwrite=overwrite)
     if "labels" in files:
         write_labels(files["labels"], labels, scale_um, overwrite=overwrite)
 
 
-def _write_objects(
+def write_objects(
     files: Mapping[str, Path],
-    labels: Integer[np.ndarray, "..."],
-    image: Shaped[np.ndarray, "c *space"],
-    scale_um: Sequence[float] | None,
-    overwrite: bool,
+    labels: Any,  # noqa: ANN401 - an array, or what is cut like one
+    found: Measurements,
+    *,
+    scale_um: Sequence[float] | None = None,
+    channels: int = 1,
+    overwrite: bool = False,
 ) -> None:
-    has_table = bool(files.keys() & set(_TABLES))
-    found = measure(labels, image if has_table else None)
-    objects: list[Traced] = []
-    if files.keys() & {"rois", "geojson"} or labels.ndim == 2:
-        objects = list(trace_objects(labels, found.boxes()))
-    rims = {traced.label: (traced.perimeter, traced.hull_area) for traced in objects}
-    table = to_table(found, scale_um, rims)
+    """Write what is told of each instance alone: rois, geojson, table, parquet.
+
+    Labels may be larger than memory: they are read box by box. Outlines of a volume are held in
+    memory only where both rois and geojson are wanted, those of an image always.
+
+    Args:
+        files: Where each kind that is wanted goes; labels and overlay are left to others.
+        labels: (y, x) or (z, y, x).
+        found: What was measured of them.
+        scale_um: Size of a pixel along each axis, if it is known.
+        channels: Of the image, which decides how ImageJ counts slices.
+        overwrite: Whether files may be replaced.
+
+    Raises:
+        OutputError: A file exists and may not be overwritten, or the disk refuses it.
+        MissingExtraError: Parquet is wanted, and cannot be written.
+    """
     rgb = map(tuple, colors_of(found.ids).tolist())
     colors = dict(zip(found.ids.tolist(), rgb, strict=True))
+    objects: Iterable[Traced] = trace_objects(labels, found.boxes())
+    rims = {}
+    if len(labels.shape) == 2:
+        objects = list(objects)
+        rims = {traced.label: (traced.perimeter, traced.hull_area) for traced in objects}
+    elif {"rois", "geojson"} <= files.keys():
+        objects = list(objects)
+    table = to_table(found, scale_um, rims)
     if "rois" in files:
-        channels = len(image)
         write_roi_zip(files["rois"], objects, colors, channels=channels, overwrite=overwrite)
     if "geojson" in files:
+        numbers = measurements_of(table)
         write_qupath_objects(
-            files["geojson"],
-            objects,
-            colors,
-            measurements=measurements_of(table),
-            overwrite=overwrite,
+            files["geojson"], objects, colors, measurements=numbers, overwrite=overwrite
         )
     for kind, encode in (("table", to_csv), ("parquet", to_parquet)):
         if kind in files:
             write_bytes(files[kind], encode(table), overwrite=overwrite)
 
 
-def measurements_of(table: Table) -> dict[int, dict[str, float]]:
+def measurements_of(table: Table) -> dict[int, dict[str, int | float]]:
     """Numbers of each instance by id, without places and what is not known, for QuPath."""
     names = [name for name in table if not name.startswith(_NO_MEASUREMENTS)]
     rows = zip(*(round_column(table[name]) for name in names), strict=True)
