@@ -132,7 +132,7 @@ def check(labels, folder):
         rings = roi.coordinates(multi=True) if roi.composite else [roi.coordinates()]
         areas = [Polygon(ring) for ring in rings]
         area = sum(a.area if a.exterior.is_ccw else -a.area for a in areas)
-        wrong["rois"] += area != sizes[int(roi.name)]
+        wrong["rois"] += int(area != sizes[int(roi.name)])
     text = (folder / "geojson" / "geojson" / "a.geojson").read_text()
     features = json.loads(text)["features"]
     for feature in features:
@@ -163,7 +163,9 @@ def main():
                     f"; one by one {all_of_them:.0f} s, {all_of_them / seconds:.1f} times as long"
                 )
             print(line)
-        print("written, written, wrong:", *check(labels, folder))
+        rois, features, wrong = check(labels, folder)
+        print(f"opened by roifile: {rois}, of which {wrong['rois']} have another area")
+        print(f"opened by shapely: {features}, of which {wrong['geojson']} are wrong or not valid")
 
 
 if __name__ == "__main__":
