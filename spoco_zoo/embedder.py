@@ -10,7 +10,7 @@ same numbers in the same order, whatever part of the image is asked for.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -29,6 +29,7 @@ Progress = Callable[[int, int], None]
 TILE = {2: 1024, 3: 96}  # pixels per axis at most, where the user says nothing
 
 
+@runtime_checkable
 class Readable(Protocol):
     """An image `(c, *space)` of which boxes can be read, in memory or not."""
 
@@ -170,6 +171,56 @@ class Embedder:
         image = self.affine.apply(self.pixels[(slice(None), *box)])
         padding = [(0, max(s.stop - n, 0)) for s, n in zip(box, space, strict=True)]
         return np.pad(image, [(0, 0), *padding], mode="edge") if any(map(sum, padding)) else image
+
+
+class Roll:
+    """Embeds parts of an image one after the other, and keeps what the next part sees too.
+
+    Parts overlap by the margins of their windows. Where the next one lies behind the last along
+    the first axis, only what is new goes through the network.
+    """
+
+    def __init__(self, embedder: Embedder, recipe: Recipe) -> None:
+        """Start with nothing kept."""
+        self._embedder = embedder
+        self._recipe = recipe
+        self._box: Box | None = None
+        self._kept: list[np.ndarray] = []  # the end of the last part, as long as two margins
+
+    def see(self, box: Box) -> Seen:
+        """Embed a part of the image for clustering."""
+        if self._embedder.session.device == "cuda":
+            return self._embedder.see(box, self._recipe)
+        overlap = self._overlap(box)
+        new = self._embedder.embed((slice(box[0].start + overlap, box[0].stop), *box[1:]))
+        arrays = [a for a in (new.embedding, new.momentum_embedding) if a is not None]
+        if new.probability is not None:
+            arrays.append(new.probability[None])
+        if overlap:
+            arrays = [
+                np.concatenate([kept[:, kept.shape[1] - overlap :], array], axis=1)
+                for kept, array in zip(self._kept, arrays, strict=True)
+            ]
+        most = 2 * self._recipe.margins(len(box))[0]
+        self._box = box
+        self._kept = [array[:, -most:].copy() for array in arrays]
+        known = Embedded(
+            arrays[0],
+            None if new.probability is None else arrays[-1][0],
+            None if new.momentum_embedding is None else arrays[1],
+        )
+        g = known.momentum_embedding
+        return Seen(known, HostPixels(known.embedding), None if g is None else HostPixels(g))
+
+    def _overlap(self, box: Box) -> int:
+        """How many planes of a part are kept from the last one."""
+        last = self._box
+        if last is None or last[1:] != box[1:]:
+            return 0
+        overlap = last[0].stop - box[0].start
+        length = box[0].stop - box[0].start
+        is_kept = last[0].start <= box[0].start and overlap <= self._kept[0].shape[1]
+        return overlap if is_kept and 0 < overlap < length else 0
 
 
 def find_inside(
