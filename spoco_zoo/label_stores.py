@@ -24,7 +24,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,6 +33,7 @@ from jaxtyping import UInt32
 from spoco_zoo.errors import ImageError, OutputError, SettingError
 from spoco_zoo.label_metadata import Described, create_array, describe, register, write_group
 from spoco_zoo.ngff import read_attributes, read_multiscales
+from spoco_zoo.pyramids import LabelLevel, plan_levels
 from spoco_zoo.stores import (
     MARKS,
     clean_address,
@@ -52,26 +52,7 @@ from spoco_zoo.volumes import Volume
 
 Version = Literal["0.4", "0.5"]
 
-_SMALLEST = 256  # pixels: a level whose axes are all at most so long needs no coarser one
 _PLAN = "spoco-zoo.json"  # in an unfinished store: its handle
-
-
-@dataclass(frozen=True)
-class LabelLevel:
-    """One resolution of a label image, in space axes."""
-
-    shape: tuple[int, ...]
-    chunks: tuple[int, ...]
-    factors: tuple[int, ...]  # how many pixels of level 0 one pixel stands for, on each axis
-
-    def boxes(self) -> list[Box]:
-        """List its chunks as boxes, last axis fastest."""
-        starts = (range(0, n, c) for n, c in zip(self.shape, self.chunks, strict=True))
-        sides = tuple(zip(self.chunks, self.shape, strict=True))
-        return [
-            tuple(slice(a, min(a + c, n)) for a, (c, n) in zip(start, sides, strict=True))
-            for start in product(*starts)
-        ]
 
 
 @dataclass(frozen=True)
@@ -125,28 +106,8 @@ class LabelStore:
         return np.ascontiguousarray(stored.transpose([sorted(axes).index(a) for a in axes]))
 
     def plan_pyramid(self) -> tuple[LabelLevel, ...]:
-        """List the levels, the finest first.
-
-        Each halves the axes along which pixels are short, until a pixel is about as long as wide
-        and deep, and then all.
-        """
-        size = np.array(self.scale_um or (1.0,) * len(self.shape))
-        levels = [LabelLevel(self.shape, self.chunks, (1,) * len(self.shape))]
-        while max(levels[-1].shape) > _SMALLEST:
-            above = levels[-1]
-            length = size * above.factors
-            can = np.array(above.shape) > 1
-            halved = can & (length < length[can].min() * 2**0.5)
-            step = [2 if is_halved else 1 for is_halved in halved]
-            shape = tuple(-(-n // s) for n, s in zip(above.shape, step, strict=True))
-            levels.append(
-                LabelLevel(
-                    shape,
-                    tuple(min(c, n) for c, n in zip(self.chunks, shape, strict=True)),
-                    tuple(f * s for f, s in zip(above.factors, step, strict=True)),
-                )
-            )
-        return tuple(levels)
+        """List the levels, the finest first."""
+        return plan_levels(self.shape, self.chunks, self.scale_um)
 
     def downsample(self, level: int, box: Box, time: int | None = None) -> None:
         """Compute whole chunks of a level, from 1 on, out of the level above it.

@@ -17,7 +17,8 @@ RUNTIME_ROOMS = (
     "operations boundaries "
     "foreground recipe modes fragments clustering metrics images package rdf foreign spec figures "
     "curves fitting session segmentation prediction evaluation simulation choices lint/* cli "
-    "mistakes examples report/* cli_runs volumes large_tiffs ngff stores label_stores label_metadata"
+    "mistakes examples report/* cli_runs stores ngff large_tiffs volumes pyramids label_metadata "
+    "label_stores"
 )
 CHECKS = [
     ["ruff", "check", "."],
