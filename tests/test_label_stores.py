@@ -5,6 +5,9 @@ import os
 import pickle
 import random
 import shutil
+import signal
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -503,3 +506,34 @@ def test_the_handle_is_small(tmp_path):
     assert len(pickle.dumps(store)) < 2000
     assert hash(pickle.loads(pickle.dumps(store))) == hash(store)
     assert json.loads(Path(store.part_url, "spoco-zoo.json").read_text())["name"] == "instances"
+
+
+def test_a_full_disk_is_told_in_one_sentence(tmp_path):
+    resource = pytest.importorskip("resource")
+    image = write_image(tmp_path / "a.zarr", (64, 64), "yx")
+    store = create_labels(tmp_path / "out.zarr", open_volumes(image, 2), chunks=(64, 64))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))  # no file may be longer
+    try:
+        with pytest.raises(OutputError) as error:
+            store.write((slice(0, 64), slice(0, 64)), some_labels((64, 64)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert str(error.value) == (
+        f"{store.part_url}: cannot be written (File too large): free space or choose another place"
+    )
+    assert np.all(store.read((slice(0, 64), slice(0, 64))) == 0)  # no half of a chunk
+
+
+def test_the_rooms_are_imported_without_zarr():
+    code = (
+        "import sys; sys.modules['zarr'] = sys.modules['fsspec'] = None; "
+        "import spoco_zoo.label_stores, spoco_zoo.volumes as v; "
+        "from spoco_zoo.errors import MissingExtraError\n"
+        "try: v.open_volumes('memory://a.zarr', 2)\n"
+        "except MissingExtraError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "OME-Zarr needs zarr: pip install 'spoco-zoo[volumes]'\n"
