@@ -27,6 +27,7 @@ from spoco_zoo.files import write_bytes
 from spoco_zoo.joining import AGREEMENT, BOUND, Joining, Numbering
 from spoco_zoo.label_stores import LabelStore, create_labels, dump_store, load_store, reopen
 from spoco_zoo.layout import Layout, plan_chunks, plan_layout
+from spoco_zoo.measurements import Measurements, merge
 from spoco_zoo.normalization import Affine, ask_for_affine, fit_affine
 from spoco_zoo.package import Package, load_package
 from spoco_zoo.recipe import Consistency, Recipe
@@ -39,6 +40,7 @@ from spoco_zoo.workers import Pool
 Progress = Callable[[str, int, int], None]  # the step, blocks done and blocks in all
 
 _MOST_REPAIRS = 3
+_AT_ONCE = 64  # blocks whose measurements are put together
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,25 @@ def segment_image(
     return done
 
 
+def measure_instances(job: Job, pool: Pool, progress: Progress = lambda *_: None) -> Measurements:
+    """Measure all instances of a job whose labels are found, and not cleared yet.
+
+    Raises:
+        ImageError: The image cannot be read any more.
+        DeviceError: Workers fail, or are gone.
+    """
+    run = _Run(job, pool, progress)
+    numbers = range(len(job.layout))
+    run.do("measuring instances", "measured", stages.weigh, numbers)
+    # some blocks at a time, so that what they share is put together early
+    parts: list[Measurements] = []
+    for number in numbers:
+        parts.append(stages.read_measured(job, number))
+        if len(parts) == _AT_ONCE:
+            parts = [merge(parts)]
+    return merge(parts)
+
+
 def clear(done: Segmented) -> None:
     """Delete the work of a result that is finished."""
     shutil.rmtree(done.jobs[0].folder.parent, ignore_errors=True)
@@ -188,7 +209,11 @@ class _Run:
         self._progress = progress
 
     def run(self) -> int:
-        """Do all that is not done; the count of instances."""
+        """Do all that is not done; the count of instances.
+
+        Raises:
+            OutputError: Files are damaged again and again.
+        """
         for _ in range(_MOST_REPAIRS):
             try:
                 return self._run()
@@ -203,18 +228,18 @@ class _Run:
         layout = self.job.layout
         blocks = range(len(layout))
         self._survey()
-        self._do("finding instances", "found", stages.find, blocks)
-        self._do("looking at faces", "met", stages.meet, blocks)
+        self.do("finding instances", "found", stages.find, blocks)
+        self.do("looking at faces", "met", stages.meet, blocks)
         if not is_whole(self.job.folder / "keys.zip"):
             self._join()
-        self._do("filling gaps", "filled", stages.fill, blocks)
+        self.do("filling gaps", "filled", stages.fill, blocks)
         if not is_whole(self.job.folder / "numbers.zip"):
             self._number()
-        self._do("writing labels", "written", stages.write, blocks)
+        self.do("writing labels", "written", stages.write, blocks)
         assert self.job.labels is not None
         for level in range(1, len(self.job.labels.plan_pyramid())):
             parts = range(len(stages.plan_level(self.job, level)))
-            self._do("writing the pyramid", f"level{level}", partial(_shrink, level), parts)
+            self.do("writing the pyramid", f"level{level}", partial(_shrink, level), parts)
         return stages.read_numbers(self.job.folder).total
 
     def _survey(self) -> None:
@@ -228,7 +253,7 @@ class _Run:
                 question, turn = next(asking), 0
                 while True:
                     work = partial(_ask, question, turn)
-                    self._do("looking at intensities", f"survey{turn}", work, parts)
+                    self.do("looking at intensities", f"survey{turn}", work, parts)
                     answers = (stages.read_answer(self.job, n, turn) for n in parts)
                     total = next(answers)
                     for answer in answers:
@@ -239,13 +264,14 @@ class _Run:
             write_arrays(path, {"gain": affine.gain, "offset": affine.offset})
         self.job = replace(self.job, affine=Affine(*read_arrays(path, "gain", "offset")))
 
-    def _do(
+    def do(
         self,
         title: str,
         stage: str,
         work: Callable[[Job, int, int], Done],
         numbers: Iterable[int],
     ) -> None:
+        """Let workers do what is not done of a step."""
         (self.job.folder / stage).mkdir(parents=True, exist_ok=True)
         numbers = list(numbers)
         self._progress(title, 0, len(numbers))
@@ -312,7 +338,7 @@ def _plan_sizes(
     volume: Volume, package: Package, folder: Path, wishes: BlockWishes
 ) -> tuple[Sizes, Job]:
     sizes = choose_sizes(package, wishes.recipe, volume.space, wishes.memory_bytes, wishes.block)
-    chunks = plan_chunks(volume.space, wishes.recipe)
+    chunks = plan_chunks(volume.space, wishes.recipe, wishes.block)
     layout = plan_layout(volume.space, wishes.recipe, chunks, sizes.block)
     job = Job(
         folder=folder if volume.time is None else folder / f"t{volume.time}",
@@ -322,7 +348,8 @@ def _plan_sizes(
         recipe=wishes.recipe,
         layout=layout,
         inner=tuple(map(min, sizes.inner, layout.block)),
-        tile=sizes.tile,
+        # on a GPU a part goes through the network as one tile, so that it may stay there
+        tile=sizes.tile if wishes.device == "cpu" else None,
         device=wishes.device,
         threads=wishes.threads,
         precision=wishes.precision,
@@ -404,7 +431,7 @@ def _open_store(
         found = reopen(target, volumes, name=wishes.name)
     if found is not None:
         return found
-    chunks = plan_chunks(volumes[0].space, wishes.recipe)
+    chunks = plan_chunks(volumes[0].space, wishes.recipe, wishes.block)
     for path in (folder / "steps").glob("**/written"):
         shutil.rmtree(path)  # what was written is gone with its store
     for path in (folder / "steps").glob("**/level*"):
