@@ -323,6 +323,7 @@ def evaluate(
 app.command()(cli_checks.validate)
 app.command("test")(cli_checks.prove)
 app.command()(cli_checks.engines)
+app.command()(cli_checks.doctor)
 
 
 def _show_step(bar: "Progress", task: "TaskID") -> Callable[["StepReport"], None]:

@@ -16,7 +16,7 @@ RUNTIME_ROOMS = (
     "errors files archive machine onnx_header tiling labels normalization operations boundaries "
     "foreground recipe modes fragments clustering metrics images package rdf foreign spec figures "
     "curves fitting session segmentation prediction evaluation simulation choices lint/* cli "
-    "mistakes examples report/* cli_runs"
+    "mistakes examples report/* cli_runs installation providers doctor/*"
 )
 CHECKS = [
     ["ruff", "check", "."],
