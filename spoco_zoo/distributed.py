@@ -8,32 +8,30 @@ So the same command, given again after any end, goes on where it stopped, and en
 bytes. The folder goes when the result has its name.
 """
 
-import json
 import shutil
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from spoco_zoo import stages
-from spoco_zoo.block_plan import Sizes, choose_sizes
+from spoco_zoo.block_jobs import BlockWishes, begin, plan_job, work_folder
+from spoco_zoo.block_plan import Sizes
 from spoco_zoo.blocks import Meeting
-from spoco_zoo.errors import OutputError, SettingError
+from spoco_zoo.errors import OutputError
 from spoco_zoo.files import write_bytes
 from spoco_zoo.joining import AGREEMENT, BOUND, Joining, Numbering
 from spoco_zoo.label_stores import LabelStore, create_labels, dump_store, load_store, reopen
-from spoco_zoo.layout import Layout, plan_chunks, plan_layout
+from spoco_zoo.layout import plan_chunks
 from spoco_zoo.measurements import Measurements, merge
 from spoco_zoo.normalization import Affine, ask_for_affine, fit_affine
 from spoco_zoo.package import Package, load_package
-from spoco_zoo.recipe import Consistency, Recipe
+from spoco_zoo.recipe import Consistency
 from spoco_zoo.scratch import DamagedFileError, is_whole, read_arrays, write_arrays
 from spoco_zoo.stages import Done, Job
-from spoco_zoo.stores import is_remote
 from spoco_zoo.volumes import Volume
 from spoco_zoo.workers import Pool
 
@@ -41,25 +39,6 @@ Progress = Callable[[str, int, int], None]  # the step, blocks done and blocks i
 
 _MOST_REPAIRS = 3
 _AT_ONCE = 64  # blocks whose measurements are put together
-
-
-@dataclass(frozen=True)
-class BlockWishes:
-    """What a user may ask of a run in blocks; what is None is chosen."""
-
-    recipe: Recipe
-    memory_bytes: int
-    block: tuple[int, ...] | None = None
-    name: str = "instances"
-    version: Any = None  # of OME-Zarr, where a new store is written
-    scratch: Path | None = None
-    device: str = "cpu"
-    precision: str = "float32"
-    threads: int = 1
-    mask: Volume | None = None
-    skips_damage: bool = False
-    overwrite: bool = False
-    keeps_work: bool = False  # for what is made of the result afterwards
 
 
 @dataclass(frozen=True)
@@ -111,8 +90,8 @@ def segment_image(
         DeviceError: Workers fail, or are gone.
     """
     folder = work_folder(volumes[0], target, wishes)
-    jobs = [_plan(volume, package, folder, wishes) for volume in volumes]
-    jobs = _begin(jobs, folder, wishes)
+    jobs = [plan_job(volume, package, folder / "steps", wishes)[1] for volume in volumes]
+    jobs = begin(jobs, folder, wishes)
     store = _open_store(volumes, target, folder, wishes)
     peak, told, totals = 0, [], []
     for job in jobs:
@@ -165,7 +144,7 @@ def measure_block(
         SettingError: A wish is impossible.
         PackageError: The network fails.
     """
-    sizes, job = _plan_sizes(volume, package, folder, wishes)
+    sizes, job = plan_job(volume, package, folder, wishes)
     middle = [count // 2 for count in job.layout.counts]
     number = int(np.ravel_multi_index(middle, job.layout.counts))
     pixels = volume.read(job.layout.box(number))
@@ -177,25 +156,6 @@ def measure_block(
     size = path.stat().st_size
     path.unlink()
     return Measured(job, sizes, done.seconds, done.network_s, done.peak_bytes, size)
-
-
-def work_folder(volume: Volume, target: str | Path | None, wishes: BlockWishes) -> Path:
-    """Where the work of an image lies until its result has its name.
-
-    Raises:
-        SettingError: The result goes to a server, and no folder for the work is named.
-    """
-    place = str(target) if target is not None else f"{volume.url}/labels/{wishes.name}"
-    name = Path(place.rstrip("/")).name if target is not None else f"{volume.name}.{wishes.name}"
-    if wishes.scratch is not None:
-        return wishes.scratch.absolute() / f".{name}.work"
-    beside = place if target is not None else volume.url
-    if is_remote(beside):
-        raise SettingError(
-            f"{beside}: is on a server, where work in progress is not kept: name a folder for it "
-            "with --scratch"
-        )
-    return Path(beside).absolute().parent / f".{name}.work"
 
 
 class _Run:
@@ -334,90 +294,6 @@ def _shrink(level: int, job: Job, number: int, attempt: int) -> Done:
     return stages.shrink(job, number, attempt, level)
 
 
-def _plan_sizes(
-    volume: Volume, package: Package, folder: Path, wishes: BlockWishes
-) -> tuple[Sizes, Job]:
-    sizes = choose_sizes(package, wishes.recipe, volume.space, wishes.memory_bytes, wishes.block)
-    chunks = plan_chunks(volume.space, wishes.recipe, wishes.block)
-    layout = plan_layout(volume.space, wishes.recipe, chunks, sizes.block)
-    job = Job(
-        folder=folder if volume.time is None else folder / f"t{volume.time}",
-        volume=volume,
-        package=package.location.absolute(),
-        sha256=package.config.files[package.onnx_name],
-        recipe=wishes.recipe,
-        layout=layout,
-        inner=tuple(map(min, sizes.inner, layout.block)),
-        # on a GPU a part goes through the network as one tile, so that it may stay there
-        tile=sizes.tile if wishes.device == "cpu" else None,
-        device=wishes.device,
-        threads=wishes.threads,
-        precision=wishes.precision,
-        mask=wishes.mask,
-        skips_damage=wishes.skips_damage,
-    )
-    return sizes, job
-
-
-def _plan(volume: Volume, package: Package, folder: Path, wishes: BlockWishes) -> Job:
-    return _plan_sizes(volume, package, folder / "steps", wishes)[1]
-
-
-def _begin(jobs: list[Job], folder: Path, wishes: BlockWishes) -> list[Job]:
-    """Go on with work of the same command, in its blocks, or start anew.
-
-    Raises:
-        OutputError: Work of another command lies there.
-    """
-    told = [_tell(job) for job in jobs]
-    path = folder / "job.json"
-    if path.exists():
-        try:
-            known = json.loads(path.read_text(encoding="utf-8"))
-            blocks = [tuple(words.pop("block")) for words in known]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            known, blocks = None, []
-        mine = [{key: value for key, value in words.items() if key != "block"} for words in told]
-        same_blocks = wishes.block is None or blocks == [job.layout.block for job in jobs]
-        if known == mine and same_blocks:
-            return [
-                replace(
-                    job,
-                    layout=Layout(job.layout.shape, block),
-                    inner=tuple(map(min, job.inner, block)),
-                )
-                for job, block in zip(jobs, blocks, strict=True)
-            ]
-        if not wishes.overwrite:
-            raise OutputError(
-                f"{folder}: holds unfinished work of a command with other settings: give that "
-                "command again to go on, or add --overwrite to start anew"
-            )
-    shutil.rmtree(folder, ignore_errors=True)
-    write_bytes(path, json.dumps(told, indent=1).encode(), overwrite=True)
-    return jobs
-
-
-def _with_block(job: Job, block: tuple[int, ...]) -> Job:
-    inner = tuple(map(min, job.inner, block))
-    return replace(job, layout=Layout(job.layout.shape, block), inner=inner)
-
-
-def _tell(job: Job) -> dict[str, Any]:
-    """Say in JSON what decides a result; memory, device and workers do not."""
-    words = {
-        "volume": asdict(job.volume),
-        "network": job.sha256,
-        "recipe": job.recipe.model_dump(mode="json"),
-        "mask": None if job.mask is None else asdict(job.mask),
-        "precision": job.precision,
-        "skips_damage": job.skips_damage,
-        "block": job.layout.block,
-    }
-    plain: dict[str, Any] = json.loads(json.dumps(words))
-    return plain
-
-
 def _open_store(
     volumes: Sequence[Volume], target: str | Path | None, folder: Path, wishes: BlockWishes
 ) -> LabelStore:
@@ -444,8 +320,3 @@ def _open_store(
         version=wishes.version,
         overwrite=wishes.overwrite,
     )
-
-
-def group_images(volumes: Sequence[Volume]) -> list[list[Volume]]:
-    """Put the points in time of an image together."""
-    return [list(group) for _, group in groupby(volumes, key=lambda volume: volume.url)]

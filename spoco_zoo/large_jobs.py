@@ -5,7 +5,7 @@
 
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,28 +14,27 @@ from typing import Any, Literal
 
 import numpy as np
 
+from spoco_zoo.block_jobs import BlockWishes, work_folder
 from spoco_zoo.distributed import (
-    BlockWishes,
     Measured,
     Progress,
     Segmented,
     clear,
-    group_images,
     measure_block,
     measure_instances,
     segment_image,
-    work_folder,
 )
 from spoco_zoo.errors import DeviceError, ImageError, SettingError
 from spoco_zoo.figures import montage, write_png
 from spoco_zoo.files import refuse_existing
 from spoco_zoo.label_stores import LabelStore
-from spoco_zoo.machine import count_cores, free_bytes
+from spoco_zoo.machine import count_cores, count_gpus
+from spoco_zoo.machine import read_memory as read_machine_memory
 from spoco_zoo.package import Package
+from spoco_zoo.recipe import Recipe
 from spoco_zoo.results import name_files, write_objects
-from spoco_zoo.session import count_gpus
 from spoco_zoo.stores import is_remote
-from spoco_zoo.volumes import Volume, is_volume, open_volumes
+from spoco_zoo.volumes import Volume, group_images, is_volume, open_volumes
 from spoco_zoo.workers import Cluster, Here, Pool
 
 _USUAL_BYTES = 3_600_000_000  # for a worker, where there is as much
@@ -74,7 +73,7 @@ class ImageJob:
     beside: Path | None  # the label TIFF that other results lie beside, had it been written
 
 
-def is_large(inputs: Sequence[str], out: Path | None, *, into: bool) -> bool:
+def is_large(inputs: Sequence[str], out: str | None, *, into: bool) -> bool:
     """Whether to work in blocks: for OME-Zarr, addresses, and where OME-Zarr is asked for."""
     return into or is_zarr(out) or any(is_volume(entry) for entry in inputs)
 
@@ -104,6 +103,20 @@ def list_jobs(
                 f"{package.channels}; select with --channels"
             )
     images = group_images(volumes)
+    _check_out(out, len(images), wishes)
+    jobs = [_place(image, out, wishes) for image in images]
+    if not wishes.into:
+        targets = [job.target for job in jobs]
+        twice = next((target for target in targets if targets.count(target) > 1), None)
+        if twice is not None:
+            raise SettingError(
+                f"two images would both be written to {twice}: run them into separate folders"
+            )
+    return jobs
+
+
+def _check_out(out: str | None, images: int, wishes: LargeWishes) -> None:
+    """Refuse an --out that has no place for all results."""
     if out is None and not wishes.into:
         raise SettingError("no --out is given: expected NAME.ome.zarr, a folder, or --into")
     if out is None and set(wishes.kinds) != {"labels"}:
@@ -111,29 +124,28 @@ def list_jobs(
             "--save asks for more than labels, which do not go into the input: give a folder for "
             "them with --out"
         )
-    if is_zarr(out) and len(images) > 1 and not wishes.into:
+    if is_zarr(out) and images > 1 and not wishes.into:
         raise SettingError(
-            f"--out is {out} for {len(images)} images: expected a folder, or --into to put labels "
-            "beside each image"
+            f"--out is {out} for {images} images: expected a folder, or --into to put labels "
+            "into the store of each image"
         )
-    jobs, taken = [], set()
-    for image in images:
-        name = re.sub(r"(\.ome)?\.(zarr|tiff?)$", "", image[0].name, flags=re.IGNORECASE)
-        target, beside = None, None
-        if out is not None:
-            folder = Path(out).parent if is_zarr(out) else Path(out)
-            if is_zarr(out):
-                name = re.sub(r"(\.ome)?\.zarr$", "", Path(out).name, flags=re.IGNORECASE)
-            beside = None if is_remote(out) else folder / f"{name}.tif"
-            is_one = is_zarr(out) and len(images) == 1
-            target = out if is_one else f"{out.rstrip('/')}/{name}.ome.zarr"
-        if target in taken:
-            raise SettingError(
-                f"two images would both be written to {target}: run them into separate folders"
-            )
-        taken.add(target if not wishes.into else image[0].url)
-        jobs.append(ImageJob(image, None if wishes.into else target, beside))
-    return jobs
+
+
+def _place(image: list[Volume], out: str | None, wishes: LargeWishes) -> ImageJob:
+    """Say where the results of an image go."""
+    if out is None:
+        return ImageJob(image, None, None)
+    name = _bare(image[0].name)
+    target = f"{out.rstrip('/')}/{name}.ome.zarr"
+    folder = Path(out)
+    if is_zarr(out):
+        name, target, folder = _bare(Path(out).name), out, Path(out).parent
+    beside = None if is_remote(out) else folder / f"{name}.tif"
+    return ImageJob(image, None if wishes.into else target, beside)
+
+
+def _bare(name: str) -> str:
+    return re.sub(r"(\.ome)?\.(zarr|tiff?)$", "", name, flags=re.IGNORECASE)
 
 
 def read_memory(text: str | None, workers: int) -> int:
@@ -143,7 +155,9 @@ def read_memory(text: str | None, workers: int) -> int:
         SettingError: It is no amount of memory.
     """
     if text is None:
-        return min(_USUAL_BYTES, int(0.85 * free_bytes() / workers))
+        machine = read_machine_memory()
+        free = None if machine is None else machine.free_bytes
+        return _USUAL_BYTES if free is None else min(_USUAL_BYTES, int(0.85 * free / workers))
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", text, flags=re.IGNORECASE)
     if not found:
         raise SettingError(f"--memory is {text}: expected an amount such as 4GB")
@@ -168,11 +182,28 @@ def read_block(text: str | None, n_axes: int) -> tuple[int, ...] | None:
     return tuple(sizes * n_axes if len(sizes) == 1 else sizes)
 
 
+def read_side(text: str | None) -> int | None:
+    """Read a block of an image that is run as a whole: one number of pixels.
+
+    Raises:
+        SettingError: It is no such number.
+    """
+    if text is None:
+        return None
+    if not text.strip().isdecimal() or not int(text):
+        raise SettingError(f"--block is {text}: expected one number of pixels, at least 1")
+    return int(text)
+
+
 class LargeRun:
     """A package, its inputs, and how they are run."""
 
     def __init__(
-        self, package: Package, recipe: Any, jobs: list[ImageJob], wishes: LargeWishes  # noqa: ANN401
+        self,
+        package: Package,
+        recipe: Recipe,
+        jobs: list[ImageJob],
+        wishes: LargeWishes,
     ) -> None:
         """Find out who works and with how much memory.
 
@@ -257,9 +288,7 @@ class LargeRun:
         files = self._name_files(job)
         for path in (path for named in files for path in named.values()):
             refuse_existing(path, overwrite=self.wishes.overwrite)
-        done = segment_image(
-            job.volumes, self.package, job.target, self.plan, pool, progress
-        )
+        done = segment_image(job.volumes, self.package, job.target, self.plan, pool, progress)
         for part, named in zip(done.jobs, files, strict=True):
             self._write_results(part.volume, done, named, pool, progress)
         clear(done)
@@ -357,29 +386,39 @@ def _draw(volume: Volume, labels: StoredLabels) -> np.ndarray:
 
 def tell_plan(run: LargeRun, measured: Measured) -> list[tuple[str, str]]:
     """Say what a run will take, by the block that was tried."""
-    job, volume = measured.job, measured.job.volume
-    volumes = [v for image in run.jobs for v in image.volumes]
-    share = math.prod(job.layout.block) / math.prod(volume.space)
-    blocks = round(sum(len(_layout_of(v, job.layout.block)) for v in volumes))
-    pixels = sum(math.prod(v.space) for v in volumes)
-    seconds = measured.seconds * pixels / math.prod(
-        s.stop - s.start for s in job.layout.box(_middle(job.layout.counts))
+    job, first = measured.job, measured.job.volume
+    volumes = [volume for image in run.jobs for volume in image.volumes]
+    blocks = sum(
+        math.prod(math.ceil(n / b) for n, b in zip(v.space, job.layout.block, strict=True))
+        for v in volumes
     )
-    sizes = " x ".join(map(str, job.layout.block))
-    rows = [
-        ("images", f"{len(run.jobs)}, {len(volumes)} with points in time"),
-        ("first image", f"{volume.url}: {' x '.join(map(str, volume.space))} {volume.dtype}"),
-        ("blocks", f"{blocks} of {sizes} pixels"),
-        ("at once", f"{' x '.join(map(str, job.inner))} clustered, tiles of "
-            + " x ".join(map(str, job.tile or ()))),
+    tried = job.layout.box(_middle(job.layout.counts))
+    more = sum(math.prod(v.space) for v in volumes) / math.prod(s.stop - s.start for s in tried)
+    raw = sum(math.prod(v.shape) * np.dtype(v.dtype).itemsize for v in volumes)
+    # what is found is kept until the end, then filled, then written
+    disk = 3 * measured.disk_bytes * more
+    return [
+        ("images", f"{len(run.jobs)} ({len(volumes)} with all points in time, {_size(raw)})"),
+        ("first image", f"{first.url}: {_sides(first.space)} pixels, {first.dtype}"),
+        ("blocks", f"{blocks} of {_sides(job.layout.block)} pixels"),
+        ("at once", f"{_sides(job.inner)} pixels; tiles of {_sides(job.tile or job.inner)}"),
         ("workers", f"{run.workers} on {run.device}"),
-        ("peak memory", f"{measured.peak_bytes / 1e9:.2f} GB for each worker, as measured"),
-        ("disk", f"{measured.disk_bytes * 2 * pixels * share / math.prod(job.layout.block) / 1e9:.2f} GB"
-            " while it works, by the block measured"),
-        ("time", f"about {_clock(seconds / run.workers)}; the network takes "
-            f"{measured.network_s / max(measured.seconds, 1e-9):.0%} of a block"),
+        ("peak memory", f"{_size(measured.peak_bytes)} for each worker, measured on one block"),
+        ("disk", f"about {_size(disk)} while it works, a third of it at the end"),
+        (
+            "time",
+            f"about {_clock(measured.seconds * more / run.workers)}; "
+            f"the network takes {measured.network_s / max(measured.seconds, 1e-9):.0%} of a block",
+        ),
     ]
-    return rows
+
+
+def _sides(sizes: Sequence[int]) -> str:
+    return " x ".join(map(str, sizes))
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 
 def _middle(counts: Sequence[int]) -> int:

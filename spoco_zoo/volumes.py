@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import product
+from itertools import groupby, product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -233,6 +233,11 @@ def open_volumes(
     if address.lower().endswith(TIFF_SUFFIXES):
         return _tiff_volumes(address, wish)
     return [v for image, name in list_images(address) for v in _zarr_volumes(image, name, wish)]
+
+
+def group_images(volumes: Sequence[Volume]) -> list[list[Volume]]:
+    """Put the points in time of an image together."""
+    return [list(group) for _, group in groupby(volumes, key=lambda volume: volume.url)]
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,8 @@ def assert_is_error(result, sentence):
 def test_help_names_every_command(call):
     result = call("--help")
     assert result.code == 0
-    for command in ("train", "budget", "suggest", "export", "run", "fit", "evaluate", "validate"):
+    commands = "train budget suggest export run fit evaluate validate test engines doctor"
+    for command in commands.split():
         assert f"\n  {command} " in result.out
 
 

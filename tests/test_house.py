@@ -75,6 +75,7 @@ def test_the_base_install_is_what_running_needs():
         "numpy",
         "onnxruntime",
         "onnxruntime-gpu",
+        "packaging",
         "pillow",
         "pydantic",
         "rich",
