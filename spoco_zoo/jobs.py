@@ -6,12 +6,13 @@ What names and flags get wrong is refused before the first image is read.
 from dataclasses import dataclass
 from pathlib import Path
 
+from spoco_zoo.embedder import Progress
 from spoco_zoo.errors import ImageError, SettingError
 from spoco_zoo.files import refuse_existing
 from spoco_zoo.images import find_images, read_image, read_labels, stem_of, write_labels
 from spoco_zoo.prediction import Settings, segment_foreign
 from spoco_zoo.recipe import Recipe
-from spoco_zoo.segmentation import Progress, segment
+from spoco_zoo.segmentation import segment
 from spoco_zoo.session import EmbeddingSession, NetworkSession
 
 

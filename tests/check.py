@@ -13,7 +13,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 RUNTIME_ROOMS = (
-    "errors files archive machine onnx_header tiling labels normalization operations boundaries "
+    "errors intensities embedder files archive machine onnx_header tiling labels normalization "
+    "operations boundaries "
     "foreground recipe modes fragments clustering metrics images package rdf foreign spec figures "
     "curves fitting session segmentation prediction evaluation simulation choices lint/* cli "
     "mistakes examples report/* cli_runs"

@@ -501,25 +501,58 @@ def test_a_dropped_label_image_is_a_layer(tmp_path, widget, viewer):
     np.testing.assert_allclose(layer.scale, (0.5, 0.5))
 
 
-def test_labels_in_an_ome_zarr_are_read_where_they_are_looked_at(tmp_path, widget, viewer):
+@pytest.fixture
+def label_store(tmp_path):
+    """Write labels as `run` does into a store of their own, or into that of their image."""
     zarr = pytest.importorskip("zarr")
-    labels = np.arange(24, dtype=np.uint32).reshape(1, 2, 3, 4)
-    axes = [{"name": "c", "type": "channel"}]
-    axes += [{"name": a, "type": "space", "unit": "micrometer"} for a in "zyx"]
-    change = {"type": "scale", "scale": [1, 2, 0.5, 0.5]}
-    level = {"path": "0", "coordinateTransformations": [change]}
-    root = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=2)
-    names = root.create_group("labels")
-    names.attrs["labels"] = ["nuclei"]
-    group = names.create_group("nuclei")
-    group.attrs["multiscales"] = [{"version": "0.4", "axes": axes, "datasets": [level]}]
-    group.create_array("0", data=labels)
-    drop(widget, tmp_path / "a.zarr")
+    from spoco_zoo.label_stores import create_labels
+    from spoco_zoo.volumes import open_volumes
+
+    def write(labels, target):
+        axes = [{"name": a, "type": "space", "unit": "nanometer"} for a in "zyx"]
+        changes = [{"type": "scale", "scale": [2000, 500, 500]}]
+        changes.append({"type": "translation", "translation": [4000, 0, 0]})
+        level = {"path": "0", "coordinateTransformations": changes}
+        group = zarr.open_group(tmp_path / "image.zarr", mode="w", zarr_format=2)
+        group.attrs["multiscales"] = [{"version": "0.4", "axes": axes, "datasets": [level]}]
+        group.create_array("0", data=labels.astype(np.uint8), chunks=labels.shape)
+        volumes = open_volumes(tmp_path / "image.zarr", 3)
+        store = create_labels(target, volumes, chunks=labels.shape, name="nuclei")
+        whole = tuple(slice(0, n) for n in labels.shape)
+        store.write(whole, labels)
+        for number, coarser in enumerate(store.plan_pyramid()[1:], start=1):
+            for box in coarser.boxes():
+                store.downsample(number, box)
+        store.finish(int(labels.max()))
+
+    return write
+
+
+@pytest.mark.parametrize("target", [None, "labels.ome.zarr"])
+def test_labels_in_an_ome_zarr_are_read_where_they_are_looked_at(
+    tmp_path, widget, viewer, label_store, target
+):
+    labels = np.random.default_rng(0).integers(0, 9, (3, 300, 20)).astype(np.uint32)
+    label_store(labels, None if target is None else tmp_path / target)
+    drop(widget, tmp_path / (target or "image.zarr"))
     (layer,) = labels_in(viewer)
-    assert layer.name == "nuclei"
-    assert isinstance(layer.data, lazy.Array)
-    np.testing.assert_array_equal(np.asarray(layer.data), labels[0])
+    assert layer.name == ("nuclei" if target is None else "labels")
+    assert layer.multiscale
+    assert isinstance(layer.data[0], lazy.Array)
+    np.testing.assert_array_equal(np.asarray(layer.data[0]), labels)
     np.testing.assert_allclose(layer.scale, (2, 0.5, 0.5))
+    np.testing.assert_allclose(layer.translate, (4, 0, 0))
+    assert {str(unit) for unit in layer.units} == {"micrometer"}
+
+
+def test_an_ome_zarr_without_labels_is_told_of(tmp_path, widget, viewer):
+    zarr = pytest.importorskip("zarr")
+    zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=3)
+    drop(widget, tmp_path / "a.zarr")
+    assert widget._status.text() == (
+        f"{tmp_path / 'a.zarr'}: holds no labels: drop images on the canvas"
+    )
+    assert len(viewer.layers) == 0
 
 
 # zips on the canvas

@@ -1,7 +1,7 @@
 """Label images that spoco-zoo has written, as layers of napari.
 
 They are told by a mark that other programs do not write: a TIFF by its software, an OME-Zarr by
-being labels. Zarr arrays are read where they are looked at.
+being labels. Of an OME-Zarr only what is looked at is read, at the level that is shown.
 """
 
 from pathlib import Path
@@ -9,6 +9,8 @@ from typing import Any
 
 from spoco_zoo.errors import ImageError
 from spoco_zoo.images import SOFTWARE, check_labels, read_image, stem_of
+from spoco_zoo.ngff import open_array, read_attributes, read_multiscales
+from spoco_zoo.stores import clean_address, join
 
 LayerData = tuple[Any, dict[str, Any], str]
 
@@ -40,22 +42,46 @@ def read_result(path: Path) -> list[LayerData]:
 
 
 def _read_store(path: Path) -> list[LayerData]:
+    """Read a store of labels, or all labels of the image that a store holds."""
+    url = clean_address(path)
+    attributes, _ = read_attributes(url)
+    if "image-label" in attributes:
+        return [_read_labels(url, path.name.split(".")[0])]
+    inside = (path / "labels").is_dir()
+    listed = read_attributes(join(url, "labels"))[0].get("labels") if inside else None
+    names = [str(name) for name in listed] if isinstance(listed, list) else []
+    found = [name for name in names if not {"/", "\\"} & set(name) and name not in ("", ".", "..")]
+    if not found:
+        raise ImageError(f"{path}: holds no labels: drop images on the canvas")
+    return [_read_labels(join(url, "labels", name), name) for name in found]
+
+
+def _read_labels(url: str, name: str) -> LayerData:
+    """Open all levels of a label image; nothing is read yet."""
     from dask import array
 
-    from spoco_zoo.datasets.ome_zarr import find_labels, label_part
-
-    if (path / "labels").is_dir():
-        path = find_labels(path)
-    part, scale_um = label_part(path)
-    if part.open is None or part.dtype.kind not in "ui":
+    image = read_multiscales(url)
+    levels = [open_array(url, level.path) for level in image.levels]
+    finest = levels[0]
+    if finest.dtype.kind not in "ui":
         raise ImageError(
-            f"{path}: labels are {part.dtype}: expected integers, 0 for no instance; "
+            f"{url}: labels are {finest.dtype}: expected integers, 0 for no instance; "
             "open it as an image"
         )
-    stored = part.open()
-    index = tuple(slice(None) if n in part.order else 0 for n in range(stored.ndim))
-    labels = array.from_array(stored)[index]
-    return [(labels, _words(path.name, labels.ndim, scale_um), "labels")]
+    kept = [n for n, axis in enumerate(image.axes) if axis != "C" or finest.shape[n] > 1]
+    index = tuple(slice(None) if n in kept else 0 for n in range(finest.ndim))
+    lazy = [array.from_array(level)[index] for level in levels]
+    sizes, level = image.sizes_um(0), image.levels[0]
+    in_um = [sizes[n] / level.scale[n] if n in sizes else 1.0 for n in kept]
+    words = {
+        "name": name,
+        "multiscale": len(lazy) > 1,
+        "axis_labels": [image.names[n] for n in kept],
+        "scale": [level.scale[n] * um for n, um in zip(kept, in_um, strict=True)],
+        "translate": [level.translation[n] * um for n, um in zip(kept, in_um, strict=True)],
+        "units": ["um" if n in sizes else "pixel" for n in kept],
+    }
+    return lazy if len(lazy) > 1 else lazy[0], words, "labels"
 
 
 def _words(name: str, n_axes: int, scale_um: tuple[float, ...] | None) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from spoco_zoo.errors import SpocoZooError
 from spoco_zoo.napari_plugin.choosing import PackageChooser, caption
 from spoco_zoo.napari_plugin.layers import find_source
 from spoco_zoo.napari_plugin.packages import Offer, refuse_incomplete
-from spoco_zoo.napari_plugin.results import is_result, is_store, read_result
+from spoco_zoo.napari_plugin.results import is_result, read_result
 from spoco_zoo.napari_plugin.runs import Found, Job, Refused, RunWorker
 
 if TYPE_CHECKING:
@@ -120,8 +120,7 @@ class FindInstances(QWidget):
     def open(self, path: Path) -> None:
         """Choose a package, or open a label image that spoco-zoo has written."""
         if not is_result(path):
-            is_image = is_store(path) or (path.is_file() and path.suffix.lower() not in _PACKAGES)
-            if not is_image:
+            if path.is_dir() or path.suffix.lower() in _PACKAGES or not path.exists():
                 self.choose(path)
                 return
             self._complain(
