@@ -50,13 +50,15 @@ class Meeting(NamedTuple):
     contacts: Int[np.ndarray, "m 2"]  # pieces that touch
 
 
-def find_block(
+def find_block(  # noqa: PLR0913 each is a matter of its own
     see: Callable[[Box], Seen],
     recipe: Recipe,
     layout: Layout,
     number: int,
     inner: Sequence[int],
+    *,
     mask: Readable | None = None,
+    threads: int | None = None,
 ) -> Arrays:
     """Find the pieces of a block, and what its neighbours must know.
 
@@ -67,6 +69,7 @@ def find_block(
         number: The block.
         inner: Pixels per axis that are embedded and clustered at once; does not change the result.
         mask: Foreground where it is not 0, `(1, *space)`; instead of the rule of the recipe.
+        threads: Windows that are clustered at once; does not change the result.
 
     Raises:
         SettingError: The recipe asks for what the network does not give.
@@ -74,7 +77,7 @@ def find_block(
     """
     box = layout.box(number)
     n_axes = len(box)
-    found, foreground = _cluster(see, recipe, layout, box, inner, mask)
+    found, foreground = _cluster(see, recipe, layout, number, inner, mask=mask, threads=threads)
     groups = find_groups(len(found.centers) + 1, found.links)
     faces = _find_faces(layout, number)
     on_face = np.unique(
@@ -211,15 +214,18 @@ def fill(
     }
 
 
-def _cluster(
+def _cluster(  # noqa: PLR0913 as of find_block
     see: Callable[[Box], Seen],
     recipe: Recipe,
     layout: Layout,
-    box: Box,
+    number: int,
     inner: Sequence[int],
+    *,
     mask: Readable | None,
+    threads: int | None,
 ) -> tuple[Fragments, Bool[np.ndarray, "*space"]]:
     """Find the clusters of a block, part by part, and its foreground."""
+    box = layout.box(number)
     n_axes = len(box)
     shape = tuple(s.stop - s.start for s in box)
     windows = recipe.windows(n_axes)
@@ -235,7 +241,7 @@ def _cluster(
         inside, core = find_inside(seen.known, recipe, given)
         here = inner_box(box, tile.write)
         foreground[here] = inside[inner_box(tile.keep, tile.write)]
-        found = cluster_block(seen.f, core, tile, recipe, seen.g)
+        found = cluster_block(seen.f, core, tile, recipe, seen.g, threads)
         canvas.add(Tile(here, here, here), found)
     return canvas.collect(), foreground
 

@@ -178,9 +178,13 @@ def run(
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder for the labels; or NAME.tif for one image.")
     ],
-    overlay: Annotated[
-        bool, typer.Option(help="Also draw the instances over the image, in OUT/overlays.")
-    ] = False,
+    save: Annotated[
+        str,
+        typer.Option(
+            help="What to write, with commas: labels, rois, geojson, table, parquet, overlay."
+        ),
+    ] = "labels",
+    overlay: Annotated[bool, typer.Option(help="The same as `overlay` in --save.")] = False,
     recipe: Annotated[
         Path | None, typer.Option(help="Recipe of `fit`; that of the package otherwise.")
     ] = None,
@@ -213,18 +217,20 @@ def run(
     ] = "float32",
     overwrite: Overwrite = False,
 ) -> None:
-    """Find the instances of images and write them as label images."""
+    """Find the instances of images; write them as label images and for other programs."""
     from concurrent.futures import ThreadPoolExecutor
 
     from spoco_zoo.choices import Flags, plan_run, read_recipe
     from spoco_zoo.images import find_images
     from spoco_zoo.jobs import RunWishes, find_masks, name_targets, run_one
+    from spoco_zoo.results import read_kinds
 
+    kinds = read_kinds(f"{save},overlay" if overlay else save)
     chosen = None if recipe is None else read_recipe(recipe)
     name = None if method is None else method.name
     flags = Flags(name, bandwidth, min_size, threshold, chosen, has_mask=mask is not None)
     settings, start = plan_run(package, flags, block, device, precision)
-    targets = name_targets(find_images(inputs), out, overlay=overlay)
+    targets = name_targets(find_images(inputs), out, kinds)
     masks = find_masks([source for source, _ in targets], mask)
     failed = 0
     with start() as session, progress_bar() as bar:
@@ -232,19 +238,18 @@ def run(
         task = bar.add_task(title, total=len(targets), detail="")
         # of a single image the tiles are counted, else the images
         count_tiles = _show_tiles(bar, task) if len(targets) == 1 else None
-        wishes = RunWishes(settings, tile, block, overlay, overwrite, count_tiles)
+        wishes = RunWishes(settings, tile, block, kinds, overwrite, count_tiles)
         # while one image is in the network, the other is read, clustered or written
         pool = ThreadPoolExecutor(2)
         try:
-            counts = [
+            lines = [
                 pool.submit(run_one, session, source, target, masks[source], wishes)
                 for source, target in targets
             ]
-            for (source, target), count in zip(targets, counts, strict=True):
+            for (source, _), done in zip(targets, lines, strict=True):
                 bar.update(task, detail=source.name)
                 try:
-                    line = f"{target}: {count.result()} instances"
-                    bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+                    bar.console.print(done.result(), markup=False, highlight=False, soft_wrap=True)
                 except (ImageError, OutputError, PackageError) as error:
                     failed += 1
                     complain(error)

@@ -8,6 +8,7 @@ same numbers in the same order, whatever part of the image is asked for.
 """
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -73,6 +74,7 @@ class Embedder:
         self.session = session
         self.tile = tile
         self.affine = affine
+        self.network_s = 0.0  # time that the network took of all so far
         steps = session.package.config.multiple_of
         self.padded = [n + -n % step for n, step in zip(pixels.shape[1:], steps, strict=True)]
 
@@ -102,7 +104,10 @@ class Embedder:
         shape = [s.stop - a for s, a in zip(tiles[-1].write, start, strict=True)]
         parts: list[np.ndarray] = []
         for done, tile in enumerate(tiles, start=1):
-            found = self.session.embed(self._read(tile.read))
+            image = self._read(tile.read)
+            began = time.monotonic()
+            found = self.session.embed(image)
+            self.network_s += time.monotonic() - began
             inner = (slice(None), *inner_box(tile.read, tile.write))
             arrays = [a for a in (found.embedding, found.momentum_embedding) if a is not None]
             if found.probability is not None:

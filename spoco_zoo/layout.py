@@ -41,6 +41,10 @@ class Layout:
             slice(a, min(a + b, n)) for a, b, n in zip(starts, self.block, self.shape, strict=True)
         )
 
+    def boxes(self) -> list[Box]:
+        """The pixels of every block."""
+        return [self.box(number) for number in range(len(self))]
+
     def neighbor(self, number: int, offset: Sequence[int]) -> int | None:
         """The block some blocks away along each axis; None beyond the image."""
         place = [

@@ -1,9 +1,11 @@
 """What this machine gives to this process."""
 
 import os
+import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from threadpoolctl import threadpool_limits
@@ -14,6 +16,31 @@ def count_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def peak_bytes() -> int:
+    """Most memory that this process has held so far; 0 where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(most) * (1 if sys.platform == "darwin" else 1024)
+
+
+def free_bytes() -> int:
+    """Memory that this process may still take: of the machine, or of its container."""
+    limits = []
+    with suppress(OSError, ValueError, AttributeError):
+        limits.append(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    with suppress(OSError, ValueError):
+        words = Path("/proc/meminfo").read_text(encoding="ascii").split()
+        limits = [int(words[words.index("MemAvailable:") + 1]) * 1024]
+    with suppress(OSError, ValueError):
+        most = int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii"))
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii"))
+        limits.append(max(most - used, 0))
+    return min(limits, default=4 << 30)
 
 
 class _Blas:

@@ -17,7 +17,7 @@ RUNTIME_ROOMS = (
     "operations boundaries "
     "foreground recipe modes fragments clustering metrics images package rdf foreign spec figures "
     "curves fitting session segmentation prediction evaluation simulation choices lint/* cli "
-    "mistakes examples report/* cli_runs"
+    "mistakes examples report/* cli_runs outlines measurements roi_zip qupath_objects results jobs"
 )
 CHECKS = [
     ["ruff", "check", "."],

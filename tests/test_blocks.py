@@ -81,7 +81,7 @@ def in_blocks(tmp_path_factory):
 @pytest.mark.parametrize("n_axes", [2, 3])
 @pytest.mark.parametrize("kind", KINDS)
 def test_blocks_give_the_labels_of_the_whole(scene, in_blocks, method, n_axes, kind):
-    shape = {2: (41, 27), 3: (11, 17, 10)}[n_axes]
+    shape = {2: (41, 27), 3: (10, 12, 17)}[n_axes]
     f, foreground, g = scene(kind, shape)
     recipe = Recipe(
         clustering=method, foreground=Head(), min_size=6, fill_reach=2, window=(8,) * n_axes

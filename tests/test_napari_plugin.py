@@ -33,9 +33,9 @@ from spoco_zoo.choices import Flags
 from spoco_zoo.errors import ImageError
 from spoco_zoo.images import write_labels
 from spoco_zoo.napari_plugin import drops, samples
+from spoco_zoo.napari_plugin.label_layers import is_result, read_result
 from spoco_zoo.napari_plugin.layers import find_source
 from spoco_zoo.napari_plugin.packages import describe
-from spoco_zoo.napari_plugin.results import is_result, read_result
 from spoco_zoo.napari_plugin.runs import Job, StoppedError, find_instances
 from spoco_zoo.napari_plugin.widget import FindInstances
 

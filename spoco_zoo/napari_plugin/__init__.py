@@ -6,7 +6,7 @@
     runs          one run in a thread: progress, cancel, one sentence where it fails
     layers        an image out of a layer, and where its labels lie
     packages      what a package is, in the few words that people choose by
-    results       label images that spoco-zoo has written, as layers
+    label_layers  label images that spoco-zoo has written, as layers
     drops         what is dropped: packages and label images
     samples       simulated images
 

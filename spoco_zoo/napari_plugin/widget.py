@@ -26,9 +26,9 @@ from qtpy.QtWidgets import (
 from spoco_zoo.choices import Flags
 from spoco_zoo.errors import SpocoZooError
 from spoco_zoo.napari_plugin.choosing import PackageChooser, caption
+from spoco_zoo.napari_plugin.label_layers import is_result, read_result
 from spoco_zoo.napari_plugin.layers import find_source
 from spoco_zoo.napari_plugin.packages import Offer, refuse_incomplete
-from spoco_zoo.napari_plugin.results import is_result, read_result
 from spoco_zoo.napari_plugin.runs import Found, Job, Refused, RunWorker
 
 if TYPE_CHECKING:
