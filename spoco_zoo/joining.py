@@ -128,7 +128,7 @@ class Numbers(NamedTuple):
         firsts = found["firsts"].copy()
         shared = found["is_shared"]
         firsts[shared] = self.firsts[np.searchsorted(self.keys, found["keys"][shared])]
-        if not len(firsts):
-            return np.zeros(1, np.uint32)
+        if not self.total:
+            return np.zeros(len(firsts) + 1, np.uint32)
         everything = np.memmap(self.path, np.int64, "r", shape=(self.total,))
         return np.append(0, np.searchsorted(everything, firsts) + 1).astype(np.uint32)

@@ -6,6 +6,7 @@ The attributes are written here as the two formats state them, since neither `om
 
 import json
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,7 +155,10 @@ def register(home: str, name: str, zarr_format: int, version: str) -> None:
     place = home
     for _ in range(4):  # field, well, row, plate
         if _is_consolidated(place):
-            zarr.consolidate_metadata(open_store(place, read_only=False), zarr_format=zarr_format)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that format 3 does not know of it yet
+                target = open_store(place, read_only=False)
+                zarr.consolidate_metadata(target, zarr_format=zarr_format)
         place = place.rpartition("/")[0]
 
 

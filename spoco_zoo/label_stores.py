@@ -24,7 +24,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,9 +33,12 @@ from jaxtyping import UInt32
 from spoco_zoo.errors import ImageError, OutputError, SettingError
 from spoco_zoo.label_metadata import Described, create_array, describe, register, write_group
 from spoco_zoo.ngff import read_attributes, read_multiscales
+from spoco_zoo.pyramids import LabelLevel, plan_levels
 from spoco_zoo.stores import (
+    MARKS,
     clean_address,
     delete,
+    find_stamp,
     get,
     has_group,
     import_zarr,
@@ -50,26 +52,7 @@ from spoco_zoo.volumes import Volume
 
 Version = Literal["0.4", "0.5"]
 
-_SMALLEST = 256  # pixels: a level whose axes are all at most so long needs no coarser one
 _PLAN = "spoco-zoo.json"  # in an unfinished store: its handle
-
-
-@dataclass(frozen=True)
-class LabelLevel:
-    """One resolution of a label image, in space axes."""
-
-    shape: tuple[int, ...]
-    chunks: tuple[int, ...]
-    factors: tuple[int, ...]  # how many pixels of level 0 one pixel stands for, on each axis
-
-    def boxes(self) -> list[Box]:
-        """List its chunks as boxes, last axis fastest."""
-        starts = (range(0, n, c) for n, c in zip(self.shape, self.chunks, strict=True))
-        sides = tuple(zip(self.chunks, self.shape, strict=True))
-        return [
-            tuple(slice(a, min(a + c, n)) for a, (c, n) in zip(start, sides, strict=True))
-            for start in product(*starts)
-        ]
 
 
 @dataclass(frozen=True)
@@ -108,10 +91,11 @@ class LabelStore:
             OutputError: The store is gone or damaged.
         """
         try:
-            array = _opened(self._place(), level, os.getpid())
+            place = self._place()
+            array = _opened(place, level, self._stamp(place, level), os.getpid())
             stored = np.asarray(array[self._select(box, time)])
-            self._expect_there(level)
-        except OutputError:
+            self._stamp(place, level)  # what is gone by now was read as 0
+        except (OutputError, SettingError):
             raise
         except Exception as error:  # a backend may raise anything
             raise OutputError(
@@ -122,28 +106,8 @@ class LabelStore:
         return np.ascontiguousarray(stored.transpose([sorted(axes).index(a) for a in axes]))
 
     def plan_pyramid(self) -> tuple[LabelLevel, ...]:
-        """List the levels, the finest first.
-
-        Each halves the axes along which pixels are short, until a pixel is about as long as wide
-        and deep, and then all.
-        """
-        size = np.array(self.scale_um or (1.0,) * len(self.shape))
-        levels = [LabelLevel(self.shape, self.chunks, (1,) * len(self.shape))]
-        while max(levels[-1].shape) > _SMALLEST:
-            above = levels[-1]
-            length = size * above.factors
-            can = np.array(above.shape) > 1
-            halved = can & (length < length[can].min() * 2**0.5)
-            step = [2 if is_halved else 1 for is_halved in halved]
-            shape = tuple(-(-n // s) for n, s in zip(above.shape, step, strict=True))
-            levels.append(
-                LabelLevel(
-                    shape,
-                    tuple(min(c, n) for c, n in zip(self.chunks, shape, strict=True)),
-                    tuple(f * s for f, s in zip(above.factors, step, strict=True)),
-                )
-            )
-        return tuple(levels)
+        """List the levels, the finest first."""
+        return plan_levels(self.shape, self.chunks, self.scale_um)
 
     def downsample(self, level: int, box: Box, time: int | None = None) -> None:
         """Compute whole chunks of a level, from 1 on, out of the level above it.
@@ -173,30 +137,27 @@ class LabelStore:
             OutputError: The disk refuses it, or the store is gone.
         """
         try:
-            if self.is_unfinished():
+            if get(self.part_url, _PLAN) is not None:
                 factors = [level.factors for level in self.plan_pyramid()]
                 told = self.described.attributes(self.name, self.version, factors, n_labels)
                 write_group(self.part_url, told, self.zarr_format)
                 if not is_remote(self.url):
                     self._rename()
-                else:
-                    delete(self.url, _PLAN)
             elif not has_group(self.url):
                 raise OutputError(f"{self.part_url}: is gone: give the command anew")
             if self.home is not None:
                 register(self.home, self.name, self.zarr_format, self.version)
+            delete(self.url, _PLAN)  # as long as that is there, the same command goes on
         except OSError as error:
             raise _refused(self.url, error) from error
 
     def discard(self) -> None:
         """Delete what was written and not finished."""
-        if is_remote(self.url):
-            if self.is_unfinished():
-                delete(self.url)
-            return
-        shutil.rmtree(self.part_url, ignore_errors=True)
+        for place in (self.part_url, self.url):
+            if get(place, _PLAN) is not None:
+                delete(place)
         with suppress(OSError):
-            if self.home is not None:
+            if self.home is not None and not is_remote(self.home):
                 Path(self.part_url).parent.rmdir()  # where nothing else is in it
 
     @property
@@ -206,16 +167,21 @@ class LabelStore:
 
     def is_unfinished(self) -> bool:
         """Whether it is being written."""
-        return get(self.part_url, _PLAN) is not None
+        return any(get(place, _PLAN) is not None for place in (self.part_url, self.url))
 
     def _place(self) -> str:
-        is_done = not is_remote(self.url) and not os.path.isdir(self.part_url)
+        is_done = os.path.isdir(self.url) and not os.path.isdir(self.part_url)
         return self.url if is_done else self.part_url
 
     def _select(self, box: Box, time: int | None) -> tuple[slice | int, ...]:
+        if (time is None) != (self.n_times is None):
+            raise SettingError(
+                f"{self.url}: time is {time}, and the labels are of {self.n_times or 'no'} points "
+                "in time: expected one of them"
+            )
         place: list[slice | int] = [0] * len(self.described.names)
-        if self.n_times is not None:
-            place[0] = time or 0
+        if time is not None:
+            place[0] = time
         for axis, part in zip(self.described.space, box, strict=True):
             place[axis] = part
         return tuple(place)
@@ -228,28 +194,28 @@ class LabelStore:
         axes = self.described.space
         stored = labels.transpose([axes.index(axis) for axis in sorted(axes)])
         try:
-            self._expect_there(level)
-            _opened(self.part_url, level, os.getpid())[self._select(box, time)] = stored
-        except OutputError:
+            # where it is gone, what is written would make a folder that nobody knows
+            stamp = self._stamp(self.part_url, level)
+            _opened(self.part_url, level, stamp, os.getpid())[self._select(box, time)] = stored
+        except (OutputError, SettingError):
             raise
         except Exception as error:  # a backend may raise anything
             raise _refused(self.part_url, error) from error
 
-    def _expect_there(self, level: int) -> None:
-        """Refuse a store that is gone: it would be made anew, or read as 0."""
-        place = self._place()
-        key = "zarr.json" if self.zarr_format == 3 else ".zarray"
-        if get(place, f"{level}/{key}") is None:
+    def _stamp(self, place: str, level: int) -> object:
+        """Tell one store from a later one of the same name, and refuse one that is gone."""
+        stamp = find_stamp(join(place, str(level)), MARKS)
+        if stamp is None:
             raise OutputError(
                 f"{place}: was there and is gone: mount it again, then give the same command"
             )
+        return stamp
 
     def _rename(self) -> None:
         """Give a finished store on a disk its name, in place of an older one."""
         part, target = Path(self.part_url), Path(self.url)
         for left in part.rglob("*.partial"):  # what a killed worker was writing
             left.unlink(missing_ok=True)
-        (part / _PLAN).unlink()
         old = target.with_name(f".{target.name}.old")
         shutil.rmtree(old, ignore_errors=True)
         if target.exists():
@@ -291,8 +257,7 @@ def create_labels(
     try:
         if is_remote(store.url) and overwrite:
             delete(store.url)
-        handle = json.dumps(asdict(store), indent=1, ensure_ascii=False).encode()
-        put(store.part_url, _PLAN, handle)
+        put(store.part_url, _PLAN, dump_store(store))
         for n, level in enumerate(store.plan_pyramid()):
             _create_level(store, n, level)
     except Exception as error:  # a backend may raise anything
@@ -309,12 +274,12 @@ def reopen(
         OutputError: What is there was begun for another image.
     """
     fresh = _plan(target, volumes, volumes[0].space, name, None)
-    written = get(fresh.part_url, _PLAN)
+    places = (fresh.part_url, fresh.url)  # the second where it was killed at the very end
+    written = next((plan for place in places if (plan := get(place, _PLAN)) is not None), None)
     if written is None:
         return None
     try:
-        values = json.loads(written, object_hook=_tuples)
-        found = LabelStore(**(values | {"described": Described(**values["described"])}))
+        found = load_store(written)
         version: Any = found.version
         again = _plan(target, volumes, found.chunks, name, version)
     except (ValueError, TypeError, KeyError) as error:
@@ -322,6 +287,17 @@ def reopen(
     if LabelStore(**(vars(again) | {"replaces": found.replaces})) != found:
         raise _not_ours(fresh)
     return found
+
+
+def dump_store(store: LabelStore) -> bytes:
+    """Write a handle as JSON."""
+    return json.dumps(asdict(store), indent=1, ensure_ascii=False).encode()
+
+
+def load_store(content: bytes) -> LabelStore:
+    """Read a handle that `dump_store` wrote."""
+    values = json.loads(content, object_hook=_tuples)
+    return LabelStore(**(values | {"described": Described(**values["described"])}))
 
 
 def _tuples(values: dict[str, Any]) -> dict[str, Any]:
@@ -407,7 +383,7 @@ def _refuse_existing(store: LabelStore) -> None:
     Raises:
         OutputError: Something is there that may not be replaced.
     """
-    if has_group(store.url):
+    if has_group(store.url) and get(store.url, _PLAN) is None:
         if not store.replaces:
             raise OutputError(
                 f"{store.url}: exists already: choose another name or add --overwrite"
@@ -440,7 +416,7 @@ def _create_level(store: LabelStore, n: int, level: LabelLevel) -> None:
 
 
 @lru_cache(maxsize=16)
-def _opened(url: str, level: int, process: int) -> Any:  # noqa: ANN401 - zarr is an extra
+def _opened(url: str, level: int, stamp: object, process: int) -> Any:  # noqa: ANN401 - zarr is an extra
     store = open_store(url, read_only=False)
     return import_zarr().open_array(store=store, path=str(level), mode="r+")
 

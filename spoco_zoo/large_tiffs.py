@@ -6,6 +6,7 @@ in `images`.
 """
 
 import re
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,14 +60,18 @@ def open_tiff(url: str, level: int) -> Any:  # noqa: ANN401 - mapped into memory
         MissingExtraError: It cannot be mapped into memory, and zarr is not installed.
     """
     try:
-        file = _open_file(url)  # which the view keeps open
+        file = _open_file(url)
         series = file.series[0]
         if level == 0 and not is_remote(url) and series.dataoffset is not None:
             import tifffile
 
             file.close()
             return tifffile.memmap(url, mode="r")
-        return import_zarr().open_array(store=series.aszarr(level=level), mode="r")
+        zarr, view = import_zarr(), series.aszarr(level=level)
+        # a view of a file that could be written refuses to be opened for reading
+        array = zarr.open_array(store=view, mode="r" if view.read_only else "r+")
+        weakref.finalize(array, file.close)  # which the view reads from
+        return array
     except (ImageError, MissingExtraError):
         raise
     except Exception as error:

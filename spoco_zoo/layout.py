@@ -61,11 +61,21 @@ class Layout:
         return [(offset, other) for offset, other in found if other is not None]
 
 
-def plan_chunks(shape: Sequence[int], recipe: Recipe) -> tuple[int, ...]:
-    """Chunks of a label image: whole windows of about 1024 pixels a side, 128 in volumes."""
+def plan_chunks(
+    shape: Sequence[int], recipe: Recipe, block: Sequence[int] | None = None
+) -> tuple[int, ...]:
+    """Chunks of a label image: whole windows of about 1024 pixels a side, 128 in volumes.
+
+    Args:
+        shape: Pixels of the image.
+        recipe: Says the windows.
+        block: Chunks are not to be larger than this, if windows are not.
+    """
     windows = recipe.windows(len(shape))
-    most = _CHUNK[len(shape)]
-    return tuple(window * max(round(most / window), 1) for window in windows)
+    most = [min(_CHUNK[len(shape)], side) for side in block or shape]
+    return tuple(
+        window * max(round(side / window), 1) for window, side in zip(windows, most, strict=True)
+    )
 
 
 def plan_layout(

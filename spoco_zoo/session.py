@@ -271,14 +271,19 @@ class NetworkSession:
 
 def find_gpu() -> bool:
     """Tell whether an NVIDIA driver with at least one GPU is there, without loading CUDA."""
+    return count_gpus() > 0
+
+
+def count_gpus() -> int:
+    """Count the GPUs that an NVIDIA driver shows to this process, without loading CUDA."""
     name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
     try:
         driver = ctypes.CDLL(name)
         count = ctypes.c_int()
         ready = driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0
     except (OSError, AttributeError):
-        return False
-    return ready and count.value > 0
+        return 0
+    return count.value if ready else 0
 
 
 def _no_cuda() -> DeviceError:

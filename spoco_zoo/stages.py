@@ -14,13 +14,13 @@ however often it is asked for, and a step that died leaves nothing that counts.
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Shaped, UInt32
 
 from spoco_zoo.blocks import fill as fill_block
 from spoco_zoo.blocks import find_block
@@ -31,8 +31,10 @@ from spoco_zoo.images import check_finite
 from spoco_zoo.intensities import Question
 from spoco_zoo.joining import Numbers
 from spoco_zoo.label_stores import LabelStore
+from spoco_zoo.labels import look_up
 from spoco_zoo.layout import Layout
 from spoco_zoo.machine import peak_bytes
+from spoco_zoo.measurements import Measurements, measure
 from spoco_zoo.normalization import Affine
 from spoco_zoo.package import load_package
 from spoco_zoo.recipe import Recipe
@@ -167,14 +169,37 @@ def write(job: Job, number: int, attempt: int) -> Done:
     """Write the final labels of a block."""
     start, path = time.monotonic(), path_of(job, "written", number)
     if not is_whole(path):
-        names = ("labels", "keys", "firsts", "is_shared")
-        found = dict(zip(names, read_arrays(path_of(job, "filled", number), *names), strict=True))
-        table = read_numbers(job.folder).of_block(found)
         assert job.labels is not None
-        labels = table[found["labels"]]
-        job.labels.write(job.layout.box(number), labels, job.volume.time)
-        write_arrays(path, {"ids": table})
+        job.labels.write(job.layout.box(number), _final_labels(job, number), job.volume.time)
+        write_arrays(path, {})
     return Done(time.monotonic() - start, peak_bytes=peak_bytes())
+
+
+def weigh(job: Job, number: int, attempt: int) -> Done:
+    """Measure the instances of a block, with the intensities of the image."""
+    start, path = time.monotonic(), path_of(job, "measured", number)
+    if not is_whole(path):
+        box = job.layout.box(number)
+        pixels, _ = _read(job, box)
+        found = measure(_final_labels(job, number), pixels, [s.start for s in box])
+        write_arrays(path, vars(found))
+    return Done(time.monotonic() - start, peak_bytes=peak_bytes())
+
+
+def read_measured(job: Job, number: int) -> Measurements:
+    """What was measured of a block.
+
+    Raises:
+        DamagedFileError: It has to be measured again.
+    """
+    names = [field.name for field in fields(Measurements)]
+    return Measurements(*read_arrays(path_of(job, "measured", number), *names))
+
+
+def _final_labels(job: Job, number: int) -> UInt32[np.ndarray, "*space"]:
+    names = ("labels", "keys", "firsts", "is_shared")
+    found = dict(zip(names, read_arrays(path_of(job, "filled", number), *names), strict=True))
+    return look_up(read_numbers(job.folder).of_block(found), found["labels"])
 
 
 def shrink(job: Job, number: int, attempt: int, level: int) -> Done:

@@ -6,7 +6,8 @@ store is opened.
 
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -15,13 +16,19 @@ from spoco_zoo.errors import ImageError, MissingExtraError
 
 T = TypeVar("T")
 
+MARKS = (".zarray", "zarr.json")  # where one of them is, there may be an array
+
 
 def clean_address(url: str | Path) -> str:
-    """Write a path or an address in one way: no slash at the end, `file://` as a path."""
+    """Write a path or an address in one way.
+
+    A path is absolute, since other processes may work in another folder, `file://` is a path,
+    and an address has no slash at its end.
+    """
     text = str(url)
     if text.startswith("file://"):
         text = unquote(urlsplit(text).path)
-    return text.rstrip("/") or text
+    return text.rstrip("/") if is_remote(text) else str(Path(text).absolute())
 
 
 def is_remote(url: str) -> bool:
@@ -102,6 +109,22 @@ def get(url: str, key: str) -> bytes | None:
         return bytes(files.cat_file(f"{root}/{key}"))
     except FileNotFoundError:
         return None
+
+
+def find_stamp(url: str, keys: Sequence[str]) -> object | None:
+    """Tell what is at a place from what was there before it; None where nothing is.
+
+    Elsewhere than on this machine, all that is told is whether one of the files is there.
+    """
+    for key in keys:
+        if is_remote(url):
+            if get(url, key) is not None:
+                return key
+            continue
+        with suppress(FileNotFoundError, NotADirectoryError):
+            found = Path(url, key).stat()
+            return key, found.st_ino, found.st_mtime_ns, found.st_size
+    return None
 
 
 def put(url: str, key: str, content: bytes) -> None:

@@ -10,6 +10,7 @@ takes a pass over all of them, and label images to write (`label_stores`).
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
@@ -25,7 +26,7 @@ from spoco_zoo.images import known_scale, stem_of
 from spoco_zoo.large_tiffs import SUFFIXES as TIFF_SUFFIXES
 from spoco_zoo.large_tiffs import open_tiff, read_head
 from spoco_zoo.ngff import list_images, open_array, read_multiscales
-from spoco_zoo.stores import clean_address, is_remote, join
+from spoco_zoo.stores import MARKS, clean_address, find_stamp, is_remote, join
 from spoco_zoo.tiling import Box, inner_box
 
 
@@ -76,9 +77,9 @@ class Volume:
         try:
             pixels = self._take(array, box, self.stored.channels)
         except Exception as error:  # a decoder or backend may raise anything
-            self._expect_there()
+            self._stamp()
             raise ImageError(self._name_damage(array, box) or self._unreadable(error)) from error
-        self._expect_there()
+        self._stamp()
         return pixels
 
     def read_around_damage(self, box: Box) -> tuple[Shaped[np.ndarray, "c *space"], list[str]]:
@@ -98,17 +99,18 @@ class Volume:
             except Exception as error:  # noqa: BLE001 - it is told, chunk by chunk
                 told.append(self._tell(array, piece, error))
                 continue
-            for channel, values in zip(piece.channels, part, strict=True):
-                pixels[(self.stored.channels.index(channel), *place)] = values
-        self._expect_there()
+            for n, channel in enumerate(self.stored.channels):
+                if channel in piece.channels:
+                    pixels[(n, *place)] = part[piece.channels.index(channel)]
+        self._stamp()
         return pixels, told
 
     def _open(self) -> Any:  # noqa: ANN401 - any array that can be sliced
-        return _opened(self.url, self.stored.kind, self.stored.key, os.getpid())
+        return _opened(self.url, self.stored.kind, self.stored.key, self._stamp(), os.getpid())
 
     def _take(self, array: Any, box: Box, channels: Sequence[int]) -> np.ndarray:  # noqa: ANN401
         """Read some channels of a box, `(c, *box)`."""
-        if channels[-1] - channels[0] + 1 != len(channels):
+        if list(channels) != list(range(channels[0], channels[-1] + 1)):
             return np.concatenate([self._take(array, box, (c,)) for c in channels])
         place: list[slice | int] = [0] * len(array.shape)
         if self.stored.time_axis is not None:
@@ -168,15 +170,21 @@ class Volume:
             f"decoded ({_reason(error)}): copy it again, or choose to skip such chunks"
         )
 
-    def _expect_there(self) -> None:
-        """Refuse a store that is gone; what is missing from it would be read as 0."""
-        try:
-            _open(self.url, self.stored.kind, self.stored.key)
-        except ImageError as error:
+    def _stamp(self) -> object:
+        """Tell a store from a later one of the same name, and refuse one that is gone."""
+        stamp: object = None
+        with suppress(Exception):  # a backend may raise anything
+            if self.stored.kind == "zarr":
+                stamp = find_stamp(join(self.url, self.stored.key), MARKS)
+            else:
+                folder, _, file = self.url.rpartition("/")
+                stamp = find_stamp(folder, [file]) if not is_remote(self.url) else "there"
+        if stamp is None:
             raise ImageError(
                 f"{self.url}: was there and cannot be opened any more: mount or copy it again, "
                 "then give the same command"
-            ) from error
+            )
+        return stamp
 
     def _unreadable(self, error: Exception) -> str:
         return f"{self.url}: cannot be read ({_reason(error)}): look at its disk or server"
@@ -360,12 +368,8 @@ def _over_time(
 
 
 @lru_cache(maxsize=16)
-def _opened(url: str, kind: str, key: str, process: int) -> Any:  # noqa: ANN401
+def _opened(url: str, kind: str, key: str, stamp: object, process: int) -> Any:  # noqa: ANN401
     # by process, since a file opened before a fork must not be read after it
-    return _open(url, kind, key)
-
-
-def _open(url: str, kind: str, key: str) -> Any:  # noqa: ANN401 - any array that can be sliced
     return open_array(url, key) if kind == "zarr" else open_tiff(url, int(key))
 
 

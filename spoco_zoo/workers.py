@@ -169,7 +169,7 @@ class Cluster:
 
     def run(self, work: Work, numbers: Iterable[int]) -> Iterator[tuple[int, Done]]:
         """Do some work for every number, smaller where a worker did not survive it."""
-        from distributed import as_completed
+        as_completed: Any = _import_distributed().as_completed
 
         waiting = deque((number, 0) for number in numbers)
         under_way: dict[Any, tuple[int, int]] = {}

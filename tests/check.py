@@ -17,7 +17,9 @@ RUNTIME_ROOMS = (
     "operations boundaries "
     "foreground recipe modes fragments clustering metrics images package rdf foreign spec figures "
     "curves fitting session segmentation prediction evaluation simulation choices lint/* cli "
-    "mistakes examples report/* cli_runs outlines measurements roi_zip qupath_objects results jobs"
+    "mistakes examples report/* cli_runs outlines measurements roi_zip qupath_objects results jobs "
+    "stores ngff large_tiffs volumes pyramids label_metadata label_stores scratch layout blocks "
+    "joining block_plan"
 )
 CHECKS = [
     ["ruff", "check", "."],
