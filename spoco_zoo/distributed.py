@@ -46,6 +46,7 @@ class Segmented:
     """One image whose instances are found."""
 
     store: LabelStore
+    folder: Path  # of its work
     jobs: tuple[Job, ...]  # one for each point in time
     totals: tuple[int, ...]  # instances of each
     peak_bytes: int
@@ -102,7 +103,7 @@ def segment_image(
     # once this is written, only names are missing
     write_bytes(folder / "store.json", dump_store(store), overwrite=True)
     store.finish(max(totals))
-    done = Segmented(store, tuple(jobs), tuple(totals), peak, tuple(dict.fromkeys(told)))
+    done = Segmented(store, folder, tuple(jobs), tuple(totals), peak, tuple(dict.fromkeys(told)))
     if not wishes.keeps_work:
         clear(done)
     return done
@@ -129,7 +130,7 @@ def measure_instances(job: Job, pool: Pool, progress: Progress = lambda *_: None
 
 def clear(done: Segmented) -> None:
     """Delete the work of a result that is finished."""
-    shutil.rmtree(done.jobs[0].folder.parent, ignore_errors=True)
+    shutil.rmtree(done.folder, ignore_errors=True)
 
 
 def measure_block(

@@ -25,7 +25,7 @@ from spoco_zoo.distributed import (
     segment_image,
 )
 from spoco_zoo.errors import DeviceError, ImageError, SettingError
-from spoco_zoo.figures import montage, write_png
+from spoco_zoo.figures import choose_slices, montage, write_png
 from spoco_zoo.files import refuse_existing
 from spoco_zoo.label_stores import LabelStore
 from spoco_zoo.machine import count_cores, count_gpus
@@ -38,7 +38,6 @@ from spoco_zoo.volumes import Volume, group_images, is_volume, open_volumes
 from spoco_zoo.workers import Cluster, Here, Pool
 
 _USUAL_BYTES = 3_600_000_000  # for a worker, where there is as much
-_MOST_SHOWN = 12  # slices of an overlay
 _MOST_SIDE = 2048  # pixels of its longest side
 
 
@@ -367,10 +366,10 @@ def _draw(volume: Volume, labels: StoredLabels) -> np.ndarray:
     """Draw instances over an image, or over slices of a volume, coarsely where it is large."""
     *depth, height, width = volume.space
     step = max(math.ceil(max(height, width) / _MOST_SIDE), 1)
-    slices = np.linspace(0, depth[0] - 1, min(depth[0], _MOST_SHOWN)).round() if depth else [None]
+    slices = choose_slices(depth[0]) if depth else np.zeros(1, int)
     planes, shown = [], []
-    for z in slices:
-        place = () if z is None else (slice(int(z), int(z) + 1),)
+    for z in slices.tolist():
+        place = (slice(z, z + 1),) if depth else ()
         rows = range(0, height, 1024 * step)
         image, ids = [], []
         for row in rows:
@@ -381,7 +380,7 @@ def _draw(volume: Volume, labels: StoredLabels) -> np.ndarray:
         shown.append(np.concatenate(ids, axis=-2))
     if not depth:
         return montage(planes[0], shown[0])
-    return montage(np.concatenate(planes, axis=1), np.concatenate(shown, axis=0))
+    return montage(np.concatenate(planes, axis=1), np.concatenate(shown, axis=0), slices)
 
 
 def tell_plan(run: LargeRun, measured: Measured) -> list[tuple[str, str]]:
