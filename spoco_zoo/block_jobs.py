@@ -17,7 +17,7 @@ from spoco_zoo.layout import Layout, plan_chunks, plan_layout
 from spoco_zoo.package import Package
 from spoco_zoo.recipe import Recipe
 from spoco_zoo.stages import Job
-from spoco_zoo.stores import is_remote
+from spoco_zoo.stores import clean_address, is_remote
 from spoco_zoo.volumes import Volume
 
 
@@ -89,13 +89,16 @@ def plan_job(
     return sizes, job
 
 
-def begin(jobs: list[Job], folder: Path, wishes: BlockWishes) -> list[Job]:
+def begin(
+    jobs: list[Job], folder: Path, target: str | Path | None, wishes: BlockWishes
+) -> list[Job]:
     """Go on with work of the same command, in its blocks, or start anew.
 
     Raises:
         OutputError: Work of another command lies there.
     """
-    told = [_tell(job) for job in jobs]
+    place = None if target is None else clean_address(target)
+    told = [_tell(job) | {"target": place} for job in jobs]
     path = folder / "job.json"
     if path.exists():
         try:
@@ -106,14 +109,7 @@ def begin(jobs: list[Job], folder: Path, wishes: BlockWishes) -> list[Job]:
         mine = [{key: value for key, value in words.items() if key != "block"} for words in told]
         same_blocks = wishes.block is None or blocks == [job.layout.block for job in jobs]
         if known == mine and same_blocks:
-            return [
-                replace(
-                    job,
-                    layout=Layout(job.layout.shape, block),
-                    inner=tuple(map(min, job.inner, block)),
-                )
-                for job, block in zip(jobs, blocks, strict=True)
-            ]
+            return [_with_block(job, block) for job, block in zip(jobs, blocks, strict=True)]
         if not wishes.overwrite:
             raise OutputError(
                 f"{folder}: holds unfinished work of a command with other settings: give that "

@@ -64,8 +64,8 @@ def choose_sizes(
             if block is not None:
                 return sizes  # what was asked for; the trial tells whether it fits
             raise SettingError(
-                f"--memory is {memory_bytes / 1e9:.1f} GB: expected at least "
-                f"{sizes.peak_bytes / 1e9:.1f} GB for a block of {list(largest)} pixels"
+                f"--memory is {memory_bytes / 1e9:.2f} GB: expected at least "
+                f"{sizes.peak_bytes / 1e9:.2f} GB for a block of {list(largest)} pixels"
             )
         half = math.ceil(largest[longest] / windows[longest] / 2) * windows[longest]
         largest = tuple(half if n == longest else side for n, side in enumerate(largest))

@@ -21,7 +21,7 @@ from spoco_zoo import stages
 from spoco_zoo.block_jobs import BlockWishes, begin, plan_job, work_folder
 from spoco_zoo.block_plan import Sizes
 from spoco_zoo.blocks import Meeting
-from spoco_zoo.errors import OutputError
+from spoco_zoo.errors import OutputError, SpocoZooError
 from spoco_zoo.files import write_bytes
 from spoco_zoo.joining import AGREEMENT, BOUND, Joining, Numbering
 from spoco_zoo.label_stores import LabelStore, create_labels, dump_store, load_store, reopen
@@ -30,7 +30,7 @@ from spoco_zoo.measurements import Measurements, merge
 from spoco_zoo.normalization import Affine, ask_for_affine, fit_affine
 from spoco_zoo.package import Package, load_package
 from spoco_zoo.recipe import Consistency
-from spoco_zoo.scratch import DamagedFileError, is_whole, read_arrays, write_arrays
+from spoco_zoo.scratch import DamagedFileError, find_checksum, is_whole, read_arrays, write_arrays
 from spoco_zoo.stages import Done, Job
 from spoco_zoo.volumes import Volume
 from spoco_zoo.workers import Pool
@@ -92,8 +92,14 @@ def segment_image(
     """
     folder = work_folder(volumes[0], target, wishes)
     jobs = [plan_job(volume, package, folder / "steps", wishes)[1] for volume in volumes]
-    jobs = begin(jobs, folder, wishes)
-    store = _open_store(volumes, target, folder, wishes)
+    is_new = not folder.exists()
+    jobs = begin(jobs, folder, target, wishes)
+    try:
+        store = _open_store(volumes, target, folder, jobs[0].layout.block, wishes)
+    except SpocoZooError:
+        if is_new:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
     peak, told, totals = 0, [], []
     for job in jobs:
         result = _Run(replace(job, labels=store), pool, progress)
@@ -117,11 +123,19 @@ def measure_instances(job: Job, pool: Pool, progress: Progress = lambda *_: None
         DeviceError: Workers fail, or are gone.
     """
     run = _Run(job, pool, progress)
-    numbers = range(len(job.layout))
-    run.do("measuring instances", "measured", stages.weigh, numbers)
+    for _ in range(_MOST_REPAIRS):
+        try:
+            run.do("measuring instances", "measured", stages.weigh, range(len(job.layout)))
+            return _merge_measured(job)
+        except DamagedFileError:
+            run.run()
+    raise _damaged(job)
+
+
+def _merge_measured(job: Job) -> Measurements:
     # some blocks at a time, so that what they share is put together early
     parts: list[Measurements] = []
-    for number in numbers:
+    for number in range(len(job.layout)):
         parts.append(stages.read_measured(job, number))
         if len(parts) == _AT_ONCE:
             parts = [merge(parts)]
@@ -181,9 +195,7 @@ class _Run:
             except DamagedFileError:
                 # what is damaged counts as not done, and the rest as done
                 self._forget_joining()
-        raise OutputError(
-            f"{self.job.folder}: files are damaged as soon as they are written: look at this disk"
-        )
+        raise _damaged(self.job)
 
     def _run(self) -> int:
         layout = self.job.layout
@@ -194,7 +206,7 @@ class _Run:
         if not is_whole(self.job.folder / "keys.zip"):
             self._join()
         self.do("filling gaps", "filled", stages.fill, blocks)
-        if not is_whole(self.job.folder / "numbers.zip"):
+        if not self._is_numbered():
             self._number()
         self.do("writing labels", "written", stages.write, blocks)
         assert self.job.labels is not None
@@ -263,6 +275,13 @@ class _Run:
         keys = {f"keys_{n}": array for n, array in enumerate(joining.finish())}
         write_arrays(self.job.folder / "keys.zip", keys | {"is_constant": np.array(is_constant)})
 
+    def _is_numbered(self) -> bool:
+        path = self.job.folder / "numbers.zip"
+        if not is_whole(path):
+            return False
+        (seal,) = read_arrays(path, "seal")
+        return bool(seal == find_checksum(self.job.folder / "firsts.part"))
+
     def _number(self) -> None:
         """Number all instances."""
         (is_constant,) = read_arrays(self.job.folder / "keys.zip", "is_constant")
@@ -279,12 +298,19 @@ class _Run:
                 "firsts": found.firsts,
                 # an image of one value has no instances, whatever the network says
                 "total": np.array(0 if is_constant else found.total),
+                "seal": np.array(find_checksum(found.path)),
             },
         )
 
     def _forget_joining(self) -> None:
         for name in ("keys.zip", "numbers.zip"):
             (self.job.folder / name).unlink(missing_ok=True)
+
+
+def _damaged(job: Job) -> OutputError:
+    return OutputError(
+        f"{job.folder}: files are damaged as soon as they are written: look at this disk"
+    )
 
 
 def _ask(question: Any, turn: int, job: Job, number: int, attempt: int) -> Done:  # noqa: ANN401
@@ -296,7 +322,11 @@ def _shrink(level: int, job: Job, number: int, attempt: int) -> Done:
 
 
 def _open_store(
-    volumes: Sequence[Volume], target: str | Path | None, folder: Path, wishes: BlockWishes
+    volumes: Sequence[Volume],
+    target: str | Path | None,
+    folder: Path,
+    block: Sequence[int],
+    wishes: BlockWishes,
 ) -> LabelStore:
     """Find the unfinished label image of this work, or make one."""
     written = folder / "store.json"
@@ -307,7 +337,9 @@ def _open_store(
     if has_begun or not wishes.overwrite:
         found = reopen(target, volumes, name=wishes.name)
     if found is not None:
-        return found
+        sides = zip(block, found.chunks, found.shape, strict=True)
+        if all(side % chunk == 0 or side >= n for side, chunk, n in sides):
+            return found
     chunks = plan_chunks(volumes[0].space, wishes.recipe, wishes.block)
     for path in (folder / "steps").glob("**/written"):
         shutil.rmtree(path)  # what was written is gone with its store

@@ -3,6 +3,7 @@
 `jobs` does the same for images that fit into memory.
 """
 
+import json
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from spoco_zoo.block_jobs import BlockWishes, work_folder
+from spoco_zoo.block_plan import choose_sizes
 from spoco_zoo.distributed import (
     Measured,
     Progress,
@@ -26,7 +28,7 @@ from spoco_zoo.distributed import (
 )
 from spoco_zoo.errors import DeviceError, ImageError, SettingError
 from spoco_zoo.figures import choose_slices, montage, write_png
-from spoco_zoo.files import refuse_existing
+from spoco_zoo.files import refuse_existing, write_bytes
 from spoco_zoo.label_stores import LabelStore
 from spoco_zoo.machine import count_cores, count_gpus
 from spoco_zoo.machine import read_memory as read_machine_memory
@@ -249,6 +251,8 @@ class LargeRun:
             overwrite=wishes.overwrite,
             keeps_work=True,
         )
+        for volume in (volume for job in jobs for volume in job.volumes):
+            choose_sizes(package, recipe, volume.space, memory, self.plan.block)
 
     @contextmanager
     def pool(self, workers: int | None = None) -> Iterator[Pool]:
@@ -272,11 +276,14 @@ class LargeRun:
 
     def measure(self, pool: Pool) -> Measured:
         """Try one block of the first image, and keep nothing of it."""
-        with TemporaryDirectory(prefix="spoco-zoo-") as folder:
-            place = self.wishes.scratch or Path(folder)
-            return measure_block(
-                self.jobs[0].volumes[0], self.package, place / "trial", self.plan, pool
-            )
+        first = self.jobs[0]
+        place = self.wishes.scratch
+        if self.wishes.scheduler is not None:  # where workers elsewhere see it, too
+            place = work_folder(first.volumes[0], first.target, self.plan).parent
+        if place is not None and not place.is_dir():
+            place = None
+        with TemporaryDirectory(prefix="spoco-zoo-", dir=place) as folder:
+            return measure_block(first.volumes[0], self.package, Path(folder), self.plan, pool)
 
     def run(self, job: ImageJob, pool: Pool, progress: Progress) -> Segmented:
         """Segment one image and write all its results.
@@ -285,13 +292,26 @@ class LargeRun:
             SpocoZooError: It cannot be done; the same command goes on later.
         """
         files = self._name_files(job)
-        for path in (path for named in files for path in named.values()):
-            refuse_existing(path, overwrite=self.wishes.overwrite)
+        paths = [str(path) for named in files for path in named.values()]
+        mine = work_folder(job.volumes[0], job.target, self.plan) / "results.json"
+        self._refuse_results(paths, mine)
         done = segment_image(job.volumes, self.package, job.target, self.plan, pool, progress)
+        self._refuse_results(paths, mine)
+        write_bytes(mine, json.dumps(paths).encode(), overwrite=True)
         for part, named in zip(done.jobs, files, strict=True):
             self._write_results(part.volume, done, named, pool, progress)
         clear(done)
         return done
+
+    def _refuse_results(self, paths: Sequence[str], mine: Path) -> None:
+        """Refuse to replace what others wrote; what this command wrote before it ended is its own.
+
+        Raises:
+            OutputError: There is such a file.
+        """
+        known = json.loads(mine.read_bytes()) if mine.exists() else []
+        for path in paths:
+            refuse_existing(Path(path), overwrite=self.wishes.overwrite or path in known)
 
     def _name_files(self, job: ImageJob) -> list[dict[str, Path]]:
         """Say where results other than labels go, for each point in time."""
@@ -323,12 +343,12 @@ class LargeRun:
                 found,
                 scale_um=volume.scale_um,
                 channels=volume.shape[0],
-                overwrite=self.wishes.overwrite,
+                overwrite=True,  # what may not be replaced was refused
             )
             progress("writing results", 1, 1)
         if "overlay" in files:
             picture = _draw(volume, labels)
-            write_png(files["overlay"], picture, overwrite=self.wishes.overwrite)
+            write_png(files["overlay"], picture, overwrite=True)
 
     def _is_small(self) -> bool:
         """Whether it is not worth a worker: all images together are a few megapixels."""
@@ -416,7 +436,7 @@ def _sides(sizes: Sequence[int]) -> str:
     return " x ".join(map(str, sizes))
 
 
-def _size(count: float) -> str:
+def _size(count: int | float) -> str:
     return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 

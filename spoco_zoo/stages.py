@@ -38,7 +38,7 @@ from spoco_zoo.measurements import Measurements, measure
 from spoco_zoo.normalization import Affine
 from spoco_zoo.package import load_package
 from spoco_zoo.recipe import Recipe
-from spoco_zoo.scratch import is_whole, read_arrays, write_arrays
+from spoco_zoo.scratch import DamagedFileError, is_whole, read_arrays, write_arrays
 from spoco_zoo.session import EmbeddingSession
 from spoco_zoo.tiling import Box, inner_box
 from spoco_zoo.volumes import Volume
@@ -99,11 +99,10 @@ def plan_survey(job: Job) -> list[Box]:
 def survey(job: Job, number: int, attempt: int, question: Question, turn: int) -> Done:
     """Put a question to a part of the image."""
     start, path = time.monotonic(), path_of(job, f"survey{turn}", number)
-    told: tuple[str, ...] = ()
-    if not is_whole(path):
-        pixels, told = _read(job, plan_survey(job)[number])
-        answer = question(pixels)
-        write_arrays(path, _pack(answer))
+    if is_whole(path):
+        return Done(time.monotonic() - start, told=_read_told(path))
+    pixels, told = _read(job, plan_survey(job)[number])
+    write_arrays(path, _pack(question(pixels)) | {"told": np.array(told, str)})
     return Done(time.monotonic() - start, told=told)
 
 
@@ -121,7 +120,7 @@ def find(job: Job, number: int, attempt: int) -> Done:
     """Embed a block and find its pieces; after a failure in smaller parts."""
     start, path = time.monotonic(), path_of(job, "found", number)
     if is_whole(path):
-        return Done(time.monotonic() - start)
+        return Done(time.monotonic() - start, told=_read_told(path))
     smaller = 2 ** max(attempt - 1, 0)  # once it may have been somebody else's fault
     inner = [max(side // smaller, 1) for side in job.inner]
     tile = job.tile or (TILE[len(inner)],) * len(inner)
@@ -136,7 +135,8 @@ def find(job: Job, number: int, attempt: int) -> Done:
     arrays = find_block(
         roll.see, job.recipe, job.layout, number, inner, mask=mask, threads=job.threads
     )
-    write_arrays(path, arrays | {"range": excerpt.range_in(job.layout.box(number))})
+    ends = excerpt.range_in(job.layout.box(number))
+    write_arrays(path, arrays | {"range": ends, "told": np.array(told, str)})
     return Done(time.monotonic() - start, embedder.network_s, peak_bytes(), told)
 
 
@@ -240,7 +240,11 @@ def read_numbers(folder: Path) -> Numbers:
         DamagedFileError: They have to be found again.
     """
     keys, firsts, total = read_arrays(folder / "numbers.zip", "keys", "firsts", "total")
-    return Numbers(folder / "firsts.part", int(total), keys, firsts)
+    numbers = Numbers(folder / "firsts.part", int(total), keys, firsts)
+    # of what is in it the driver has made sure
+    if total and not (numbers.path.exists() and numbers.path.stat().st_size == 8 * total):
+        raise DamagedFileError(f"{numbers.path}: is not what was written")
+    return numbers
 
 
 class Excerpt:
@@ -309,6 +313,11 @@ def _read(job: Job, box: Box) -> tuple[np.ndarray, tuple[str, ...]]:
     corner = ", ".join(str(s.start) for s in box)
     check_finite(pixels, f"{job.volume.url}, at ({corner})")
     return pixels, tuple(told)
+
+
+def _read_told(path: Path) -> tuple[str, ...]:
+    (told,) = read_arrays(path, "told")
+    return tuple(told.tolist())
 
 
 def _loader(job: Job) -> Any:  # noqa: ANN401 - a function of a number and names

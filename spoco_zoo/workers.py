@@ -251,7 +251,7 @@ def _start_here(count: int, memory_bytes: int, folder: Path) -> Any:  # noqa: AN
 
     for _ in range(_MOST_ATTEMPTS):
         try:
-            return LocalCluster(
+            return LocalCluster(  # type: ignore[no-untyped-call]
                 n_workers=count,
                 threads_per_worker=1,
                 memory_limit=memory_bytes,
@@ -272,7 +272,7 @@ def _wait_for_some(futures: list[Any]) -> list[Any]:
     from distributed import CancelledError, wait
 
     try:
-        wait(futures, timeout=_TICK_S, return_when="FIRST_COMPLETED")
+        wait(futures, timeout=_TICK_S, return_when="FIRST_COMPLETED")  # type: ignore[no-untyped-call]
     except (CancelledError, TimeoutError):
         pass  # what is cancelled is told below
     return [future for future in futures if future.status != "pending"]

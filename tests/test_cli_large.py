@@ -1,6 +1,8 @@
 """`run` and `plan` on what is larger than memory: what is told, what is written, what is left."""
 
 import csv
+import os
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -295,7 +297,7 @@ def test_work_of_other_settings_is_not_mixed_up(run_small, image, crowd, tmp_pat
 
 def test_overwrite_goes_on_with_work_of_its_own(run_small, image, tmp_path, monkeypatch):
     out = tmp_path / "b.ome.zarr"
-    assert run_small(image, out, "--threshold", 0.9).code == 0
+    assert run_small(image, out, "--bandwidth", 3.0).code == 0
     old = read(out)
     go_on = stop_after(monkeypatch, 45, KeyboardInterrupt())
     run_small(image, out, "--overwrite")
@@ -397,7 +399,7 @@ def test_too_little_memory_is_told_before_work_is_done(call, small, image, tmp_p
     result = call("run", small("package"), image, "-o", tmp_path / "b.ome.zarr", "--memory", "10MB")
     assert result.code == 1
     assert result.err == (
-        "Error: --memory is 0.0 GB: expected at least 0.4 GB for a block of [16, 16] pixels\n"
+        "Error: --memory is 0.01 GB: expected at least 0.37 GB for a block of [16, 16] pixels\n"
     )
     assert not list(tmp_path.glob("*b.ome*"))
 
@@ -445,14 +447,7 @@ def test_results_are_gone_on_with(run_small, image, crowd, tmp_path, monkeypatch
         (work / "steps" / "firsts.part").write_bytes(b"")
     result = run_small(image, out, *flags)
     assert result.code == 0, result.err
-    assert names_in(tmp_path) == [
-        "b.ome.zarr",
-        "geojson",
-        "image.ome.zarr",
-        "rois",
-        "tables",
-        "tiny_package",
-    ]
+    assert not list(tmp_path.glob(".*"))
     assert (read(out) == judge(run_small, crowd(40, 55))).all()
     with (tmp_path / "tables" / "b.csv").open() as file:
         assert len(list(csv.DictReader(file))) == read(out).max()
