@@ -78,6 +78,7 @@ def find_block(  # noqa: PLR0913 each is a matter of its own
     box = layout.box(number)
     n_axes = len(box)
     found, foreground = _cluster(see, recipe, layout, number, inner, mask=mask, threads=threads)
+    found = _in_reading_order(found)
     groups = find_groups(len(found.centers) + 1, found.links)
     faces = _find_faces(layout, number)
     on_face = np.unique(
@@ -244,6 +245,23 @@ def _cluster(  # noqa: PLR0913 as of find_block
         found = cluster_block(seen.f, core, tile, recipe, seen.g, threads)
         canvas.add(Tile(here, here, here), found)
     return canvas.collect(), foreground
+
+
+def _in_reading_order(found: Fragments) -> Fragments:
+    """Number clusters by their first pixels, whatever the parts in which they were found.
+
+    So a block that is found anew, in smaller parts, still fits what its neighbours know of it.
+    """
+    order = np.argsort(_first_places(found.labels, len(found.centers)), kind="stable")
+    rank = np.zeros(len(order) + 1, np.uint32)
+    rank[order + 1] = np.arange(1, len(order) + 1)
+    return Fragments(
+        look_up(rank, found.labels),
+        found.centers[order],
+        found.reach[order],
+        rank[found.links].astype(np.int64),
+        found.agreement[order],
+    )
 
 
 def _along_first(tile: Tile) -> list[int]:

@@ -11,6 +11,7 @@ not at all and carries checksums, so a step that was done is not done again, by 
 however often it is asked for, and a step that died leaves nothing that counts.
 """
 
+import math
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -88,11 +89,11 @@ def plan_survey(job: Job) -> list[Box]:
     space, chunks = job.volume.space, job.volume.chunks
     most = (1 << 26) // (job.volume.shape[0] * np.dtype(job.volume.dtype).itemsize)
     sizes = list(space)
+    is_fine = math.prod(chunks) <= most  # else no part is a whole chunk, as in a TIFF of one strip
     for axis in range(len(space) - 1):
-        fits = max(most * sizes[axis] // int(np.prod(sizes)), 1)
-        sizes[axis] = min(
-            max(fits // chunks[axis] * chunks[axis], min(chunks[axis], fits)), space[axis]
-        )
+        fits = max(most * sizes[axis] // math.prod(sizes), 1)
+        least = chunks[axis] if is_fine else min(chunks[axis], fits)
+        sizes[axis] = min(max(fits // chunks[axis] * chunks[axis], least), space[axis])
     return Layout(space, tuple(sizes)).boxes()
 
 

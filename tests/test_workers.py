@@ -141,9 +141,11 @@ def test_a_scheduler_that_ends_is_told(scheduler, tmp_path, monkeypatch):
     try:
         with Cluster.connect(str(file), shared, Path(__file__)) as pool:
             assert pool.count == 1
+            done = pool.run(partial(wait, 0.2), range(30))
+            next(done)
+            process.kill()
             with pytest.raises(DeviceError) as error:
-                for _ in pool.run(partial(wait, 0.2), range(30)):
-                    process.kill()
+                list(done)
             assert str(error.value) == (
                 f"the Dask scheduler ({file}) is gone: start it and give the same command again, "
                 "which goes on where this ended"
@@ -164,9 +166,11 @@ def test_workers_that_all_leave_are_told(tmp_path, monkeypatch):
     words = {"processes": False, "protocol": "tcp", "dashboard_address": "127.0.0.1:0"}
     with distributed.LocalCluster(n_workers=1, threads_per_worker=1, **words) as cluster:
         with Cluster.connect(cluster.scheduler_address, tmp_path, tmp_path) as pool:
+            done = pool.run(partial(wait, 0.1), range(50))
+            next(done)
+            cluster.scale(0)
             with pytest.raises(DeviceError) as error:
-                for _ in pool.run(partial(wait, 0.1), range(50)):
-                    cluster.scale(0)
+                list(done)
     assert str(error.value) == (
         f"the workers of {cluster.scheduler_address} are gone and none came for 1 s: start some "
         "and give the same command again, which goes on where this ended"
