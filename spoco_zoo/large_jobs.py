@@ -125,6 +125,11 @@ def _check_out(out: str | None, images: int, wishes: LargeWishes) -> None:
             "--save asks for more than labels, which do not go into the input: give a folder for "
             "them with --out"
         )
+    if out is not None and is_remote(out) and set(wishes.kinds) != {"labels"}:
+        raise SettingError(
+            f"--save asks for more than labels, and --out is {out}: expected a folder of this "
+            "machine, as only labels go to a server"
+        )
     if is_zarr(out) and images > 1 and not wishes.into:
         raise SettingError(
             f"--out is {out} for {images} images: expected a folder, or --into to put labels "

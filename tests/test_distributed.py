@@ -227,3 +227,41 @@ def test_ten_kills_of_workers_and_driver_change_no_byte(
     assert told == "1 of 1 images done\n"
     assert files_in(stormy) == files_in(calm)
     assert os.listdir(stormy.parent) == ["out.ome.zarr"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+@pytest.mark.parametrize("whom", ["all", "driver"])
+def test_control_c_takes_workers_along_and_is_gone_on_with(
+    start, crowd, write_ngff, tmp_path, files_in, whom
+):
+    image = write_ngff(tmp_path / "image.ome.zarr", crowd(70, 90), "yx")
+    out = tmp_path / "out.ome.zarr"
+    driver = start(image, out, "--block", "16", "--workers", "2", "--memory", "1GB")
+    wait_for_steps(driver, out, 20)
+    orphans = children_of(driver.pid)
+    if whom == "all":  # as a terminal does
+        os.killpg(driver.pid, signal.SIGINT)
+    else:
+        driver.send_signal(signal.SIGINT)
+    told, complaint = driver.communicate(timeout=60)
+    assert driver.returncode == 130
+    assert told == ""
+    assert complaint.splitlines()[1:] == ["Aborted!"]
+    assert len(orphans) == 2
+    wait_until(lambda: not any(map(is_alive, orphans)), "the workers are gone, too", 20)
+    assert not out.exists()
+    again = start(image, out, "--block", "16", "--workers", "1", "--memory", "1GB")
+    assert again.wait() == 0
+    assert read(out).max() > 20
+
+
+def test_a_scheduler_of_others_does_the_work(start, pools, crowd, write_ngff, tmp_path, judged):
+    """By the command line; the scheduler is that of the tests above."""
+    image = write_ngff(tmp_path / "image.ome.zarr", crowd(*SHAPES[2]), "yx")
+    address = pools("somewhere 2")._address
+    out = tmp_path / "out.ome.zarr"
+    done = start(image, out, "--block", "32", "--scheduler", address, "--memory", "1GB")
+    _, complaint = done.communicate()
+    assert done.returncode == 0, complaint
+    assert f"Tiny on cpu, {address}" in complaint
+    assert (read(out) == judged("package").labels).all()

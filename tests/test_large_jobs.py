@@ -123,8 +123,14 @@ def test_two_results_never_share_a_place(images, load_tiny, tmp_path):
             "--out is out.ome.zarr for 3 images: expected a folder, or --into to put labels into "
             "the store of each image",
         ),
+        (
+            "s3://x/out",
+            {"kinds": ("labels", "table")},
+            "--save asks for more than labels, and --out is s3://x/out: expected a folder of this "
+            "machine, as only labels go to a server",
+        ),
     ],
-    ids=["nowhere", "into", "many"],
+    ids=["nowhere", "into", "many", "server"],
 )
 def test_results_without_a_place_are_refused(images, load_tiny, out, wishes, sentence):
     with pytest.raises(SettingError) as error:
