@@ -62,6 +62,14 @@ class Scores(_Facts):
     images: list[Any] = Field(min_length=1)
 
 
+class Maps(_Facts):
+    """`boundaries.json`, if somebody measured what instances boundary maps lead to."""
+
+    images: int
+    library: str
+    ap50: dict[str, float]
+
+
 @dataclass(frozen=True)
 class RunFacts:
     """A finished run as its packages tell it."""
@@ -72,6 +80,9 @@ class RunFacts:
     hours: float | None = None  # of training
     scores: Scores | None = None  # of the test images
     is_draft: bool = False
+    maintainer: str | None = None  # by the name on GitHub, beside those of the authors
+    lacks: tuple[str, ...] = ()  # what a collection would ask for
+    maps: Maps | None = None
 
     @property
     def recipe(self) -> Recipe:
@@ -80,7 +91,11 @@ class RunFacts:
 
 
 def read_run(
-    folder: Path, scores: Path | None = None, *, is_draft: bool = False
+    folder: Path,
+    scores: Path | None = None,
+    *,
+    is_draft: bool = False,
+    maintainer: str | None = None,
 ) -> tuple[RunFacts, MomentumPair]:
     """Read the folder of a finished run, and its networks.
 
@@ -93,12 +108,16 @@ def read_run(
         fitted = Fitted.model_validate(words)
         path = folder / "environment.json"
         environment = Environment.model_validate_json(path.read_text(encoding="utf-8"))
+        maps = _read_maps(folder / "boundaries.json")
     except (OSError, ValueError) as error:
         raise SettingError(
-            f"{folder}: environment.json or recipe.json is damaged: train again"
+            f"{folder}: environment.json, recipe.json or boundaries.json is damaged: train again"
         ) from error
     hours = _sum_hours(folder / "history.csv")
-    return RunFacts(spec, fitted, environment, hours, measured, is_draft), pair
+    facts = RunFacts(
+        spec, fitted, environment, hours, measured, is_draft, maintainer=maintainer, maps=maps
+    )
+    return facts, pair
 
 
 def read_scores(path: Path) -> Scores:
@@ -113,6 +132,10 @@ def read_scores(path: Path) -> Scores:
         raise SettingError(
             f"{path}: holds no scores: expected a file of spoco-zoo evaluate --json"
         ) from error
+
+
+def _read_maps(path: Path) -> Maps | None:
+    return Maps.model_validate_json(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def _sum_hours(history: Path) -> float | None:
