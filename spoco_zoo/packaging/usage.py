@@ -85,8 +85,7 @@ _LIMITS: Mapping[FlavourName, tuple[str, ...]] = {
     "boundaries": (
         "- ilastik takes tiles of {tile} and normalises each by itself. {statistics}",
         "- At the border of an image its tiles begin off the pooling grid of the network; the "
-        "table says how far results then differ, on noise. Both are why its result is not the "
-        "last word on a single pixel.",
+        "proof says how far single pixels then differ, on noise.{cost}",
         "- ilastik itself was not at hand: what was tried are the libraries that it brings.",
     ),
     "qupath": (
@@ -140,6 +139,7 @@ def limit_lines(run: RunFacts, flavour: FlavourName, memory: Memory | None) -> l
         "{numbers:,}": f"{FIJI_NUMBERS:,}",
         "{tile}": " x ".join([str({2: 512, 3: 64}[n_axes])] * n_axes),
         "{statistics}": _FIXED if is_fixed else _OF_WHOLE,
+        "{cost}": "" if run.maps is None else " *Validation* says what both cost in instances.",
     }
     lines = [f"- {spec.card.limits}"]
     for line in _LIMITS[flavour]:
