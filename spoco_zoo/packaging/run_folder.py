@@ -4,7 +4,7 @@ import csv
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -17,6 +17,9 @@ from spoco_zoo.training.momentum import MomentumPair
 
 class _Facts(BaseModel):
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+
+
+F = TypeVar("F", bound=_Facts)
 
 
 class Validation(_Facts):
@@ -106,13 +109,15 @@ def read_run(
     spec, pair, words = load_run(folder)
     try:
         fitted = Fitted.model_validate(words)
-        path = folder / "environment.json"
-        environment = Environment.model_validate_json(path.read_text(encoding="utf-8"))
-        maps = _read_maps(folder / "boundaries.json")
-    except (OSError, ValueError) as error:
+    except ValidationError as error:
         raise SettingError(
-            f"{folder}: environment.json, recipe.json or boundaries.json is damaged: train again"
+            f"{folder}: recipe.json is damaged: make it anew with train --resume"
         ) from error
+    environment = _read_json(folder / "environment.json", Environment, "train again")
+    measured_maps = folder / "boundaries.json"
+    maps = None
+    if measured_maps.is_file():
+        maps = _read_json(measured_maps, Maps, "measure it anew, or remove it")
     hours = _sum_hours(folder / "history.csv")
     facts = RunFacts(
         spec, fitted, environment, hours, measured, is_draft, maintainer=maintainer, maps=maps
@@ -134,8 +139,11 @@ def read_scores(path: Path) -> Scores:
         ) from error
 
 
-def _read_maps(path: Path) -> Maps | None:
-    return Maps.model_validate_json(path.read_text(encoding="utf-8")) if path.is_file() else None
+def _read_json(path: Path, kind: type[F], cure: str) -> F:
+    try:
+        return kind.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SettingError(f"{path.parent}: {path.name} is damaged: {cure}") from error
 
 
 def _sum_hours(history: Path) -> float | None:
