@@ -87,20 +87,32 @@ def montage(
     """
     if labels.ndim != 3 or image.shape[1:] != labels.shape:
         return overlay(image, labels)
-    count = min(_SLICES, len(labels))
-    planes = np.unique(np.linspace(0, len(labels) - 1, 2 * count + 1)[1::2].round().astype(int))
-    shown, marked = image[:, planes], labels[planes]
-    if max(marked.shape[1:]) > _PANEL:
-        shown, marked = resize(shown, _PANEL, smooth=True), resize(marked, _PANEL)
+    planes = choose_slices(len(labels))
+    return paint_slices(image[:, planes], labels[planes], planes)
+
+
+def choose_slices(depth: int) -> list[int]:
+    """Choose the slices that stand for a volume, twelve at most and evenly apart."""
+    count = min(_SLICES, depth)
+    places = np.linspace(0, depth - 1, 2 * count + 1)[1::2]
+    return [int(z) for z in np.unique(places.round())]
+
+
+def paint_slices(
+    image: Shaped[np.ndarray, "c n y x"],
+    labels: Integer[np.ndarray, "n y x"],
+    planes: Sequence[int],
+) -> UInt8[np.ndarray, "_ _ 3"]:
+    """Paint instances over slices in rows, each with its number, which is counted from 1."""
+    if max(labels.shape[1:]) > _PANEL:
+        image, labels = resize(image, _PANEL, smooth=True), resize(labels, _PANEL)
     # beside each other they are one image, with one contrast
-    width = marked.shape[2]
+    width = labels.shape[2]
     row = overlay(
-        np.moveaxis(shown, 1, 2).reshape(len(shown), marked.shape[1], -1),
-        np.moveaxis(marked, 0, 1).reshape(marked.shape[1], -1),
+        np.moveaxis(image, 1, 2).reshape(len(image), labels.shape[1], -1),
+        np.moveaxis(labels, 0, 1).reshape(labels.shape[1], -1),
     )
-    pictures = [
-        (f"z {z + 1}", row[:, n * width : (n + 1) * width]) for n, z in enumerate(planes.tolist())
-    ]
+    pictures = [(f"z {z + 1}", row[:, n * width : (n + 1) * width]) for n, z in enumerate(planes)]
     return contact_sheet(pictures)
 
 

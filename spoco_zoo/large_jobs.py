@@ -25,7 +25,7 @@ from spoco_zoo.distributed import (
     segment_image,
 )
 from spoco_zoo.errors import DeviceError, ImageError, SettingError
-from spoco_zoo.figures import montage, write_png
+from spoco_zoo.figures import choose_slices, overlay, paint_slices, write_png
 from spoco_zoo.files import refuse_existing
 from spoco_zoo.label_stores import LabelStore
 from spoco_zoo.machine import count_cores, count_gpus
@@ -38,8 +38,7 @@ from spoco_zoo.volumes import Volume, group_images, is_volume, open_volumes
 from spoco_zoo.workers import Cluster, Here, Pool
 
 _USUAL_BYTES = 3_600_000_000  # for a worker, where there is as much
-_MOST_SHOWN = 12  # slices of an overlay
-_MOST_SIDE = 2048  # pixels of its longest side
+_MOST_SIDE = 2048  # pixels of the longest side of an overlay
 
 
 @dataclass(frozen=True)
@@ -367,21 +366,27 @@ def _draw(volume: Volume, labels: StoredLabels) -> np.ndarray:
     """Draw instances over an image, or over slices of a volume, coarsely where it is large."""
     *depth, height, width = volume.space
     step = max(math.ceil(max(height, width) / _MOST_SIDE), 1)
-    slices = np.linspace(0, depth[0] - 1, min(depth[0], _MOST_SHOWN)).round() if depth else [None]
-    planes, shown = [], []
-    for z in slices:
-        place = () if z is None else (slice(int(z), int(z) + 1),)
-        rows = range(0, height, 1024 * step)
-        image, ids = [], []
-        for row in rows:
-            box = (*place, slice(row, min(row + 1024 * step, height)), slice(0, width))
-            image.append(volume.read(box)[..., ::step, ::step])
-            ids.append(labels[box][..., ::step, ::step])
-        planes.append(np.concatenate(image, axis=-2))
-        shown.append(np.concatenate(ids, axis=-2))
+    planes = choose_slices(depth[0]) if depth else [None]
+    pictures = [_thin_slice(volume, labels, z, step) for z in planes]
+    images, ids = zip(*pictures, strict=True)
     if not depth:
-        return montage(planes[0], shown[0])
-    return montage(np.concatenate(planes, axis=1), np.concatenate(shown, axis=0))
+        return overlay(images[0], ids[0])
+    chosen = [z for z in planes if z is not None]
+    return paint_slices(np.concatenate(images, axis=1), np.concatenate(ids), chosen)
+
+
+def _thin_slice(
+    volume: Volume, labels: StoredLabels, z: int | None, step: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Read every so many pixels of an image or of a slice, some rows at a time."""
+    *_, height, width = volume.space
+    place = () if z is None else (slice(z, z + 1),)
+    image, ids = [], []
+    for row in range(0, height, 1024 * step):
+        box = (*place, slice(row, min(row + 1024 * step, height)), slice(0, width))
+        image.append(volume.read(box)[..., ::step, ::step])
+        ids.append(labels[box][..., ::step, ::step])
+    return np.concatenate(image, axis=-2), np.concatenate(ids, axis=-2)
 
 
 def tell_plan(run: LargeRun, measured: Measured) -> list[tuple[str, str]]:
