@@ -77,6 +77,28 @@ def read_memory(root: Path = ROOT) -> Memory | None:
     return Memory(total, free, limited_by)
 
 
+def count_gpus() -> int:
+    """Count the GPUs that an NVIDIA driver shows to this process, without loading CUDA."""
+    name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+    try:
+        driver = ctypes.CDLL(name)
+        count = ctypes.c_int()
+        ready = driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0
+    except (OSError, AttributeError):
+        return 0
+    return count.value if ready else 0
+
+
+def peak_bytes() -> int:
+    """Most memory that this process has held so far; 0 where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(most) * (1 if sys.platform == "darwin" else 1024)
+
+
 def read_disk(folder: Path) -> Disk:
     """Free space at a folder, or at the nearest folder above it that is there."""
     place = folder
