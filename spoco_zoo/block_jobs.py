@@ -37,6 +37,7 @@ class BlockWishes:
     mask: Volume | None = None
     skips_damage: bool = False
     overwrite: bool = False
+    embeddings: tuple[Path, ...] = ()  # where they go, for each point in time, if anywhere
     keeps_work: bool = False  # for what is made of the result afterwards
 
 

@@ -59,6 +59,7 @@ def find_block(  # noqa: PLR0913 each is a matter of its own
     *,
     mask: Readable | None = None,
     threads: int | None = None,
+    note: Callable[[Tile, Seen], None] = lambda *_: None,
 ) -> Arrays:
     """Find the pieces of a block, and what its neighbours must know.
 
@@ -70,6 +71,7 @@ def find_block(  # noqa: PLR0913 each is a matter of its own
         inner: Pixels per axis that are embedded and clustered at once; does not change the result.
         mask: Foreground where it is not 0, `(1, *space)`; instead of the rule of the recipe.
         threads: Windows that are clustered at once; does not change the result.
+        note: Shown every part and its embedding.
 
     Raises:
         SettingError: The recipe asks for what the network does not give.
@@ -77,7 +79,9 @@ def find_block(  # noqa: PLR0913 each is a matter of its own
     """
     box = layout.box(number)
     n_axes = len(box)
-    found, foreground = _cluster(see, recipe, layout, number, inner, mask=mask, threads=threads)
+    found, foreground = _cluster(
+        see, recipe, layout, number, inner, mask=mask, threads=threads, note=note
+    )
     groups = find_groups(len(found.centers) + 1, found.links)
     faces = _find_faces(layout, number)
     on_face = np.unique(
@@ -223,6 +227,7 @@ def _cluster(  # noqa: PLR0913 as of find_block
     *,
     mask: Readable | None,
     threads: int | None,
+    note: Callable[[Tile, Seen], None],
 ) -> tuple[Fragments, Bool[np.ndarray, "*space"]]:
     """Find the clusters of a block, part by part, and its foreground."""
     box = layout.box(number)
@@ -237,6 +242,7 @@ def _cluster(  # noqa: PLR0913 as of find_block
     foreground = np.zeros(shape, dtype=bool)
     for tile in sorted(parts, key=_along_first):
         seen = see(tile.keep)
+        note(tile, seen)
         given = None if mask is None else mask[(slice(0, 1), *tile.keep)][0] != 0
         inside, core = find_inside(seen.known, recipe, given)
         here = inner_box(box, tile.write)

@@ -110,6 +110,7 @@ def refuse_large_wishes(wishes: "LargeWishes", *, dry_run: bool) -> None:
         "--skip-damaged": wishes.skip_damaged or None,
         "--name": None if wishes.name == "instances" else wishes.name,
         "--dry-run": dry_run or None,
+        "--save embeddings": "embeddings" in wishes.kinds or None,
     }
     wrong = [flag for flag, value in given.items() if value is not None]
     if wrong:

@@ -21,6 +21,7 @@ from spoco_zoo import stages
 from spoco_zoo.block_jobs import BlockWishes, begin, plan_job, work_folder
 from spoco_zoo.block_plan import Sizes
 from spoco_zoo.blocks import Meeting
+from spoco_zoo.embedding_stores import create_embeddings, finish_embeddings
 from spoco_zoo.errors import OutputError
 from spoco_zoo.files import write_bytes
 from spoco_zoo.joining import AGREEMENT, BOUND, Joining, Numbering
@@ -91,7 +92,7 @@ def segment_image(
     """
     folder = work_folder(volumes[0], target, wishes)
     jobs = [plan_job(volume, package, folder / "steps", wishes)[1] for volume in volumes]
-    jobs = begin(jobs, folder, wishes)
+    jobs = _keep_embeddings(begin(jobs, folder, wishes), package, wishes)
     store = _open_store(volumes, target, folder, wishes)
     peak, told, totals = 0, [], []
     for job in jobs:
@@ -101,6 +102,9 @@ def segment_image(
         told += result.told
     # once this is written, only names are missing
     write_bytes(folder / "store.json", dump_store(store), overwrite=True)
+    for job, place in zip(jobs, wishes.embeddings, strict=False):
+        if job.embeddings is not None and job.embeddings.exists():
+            finish_embeddings(job.embeddings, place, overwrite=wishes.overwrite)
     store.finish(max(totals))
     done = Segmented(store, tuple(jobs), tuple(totals), peak, tuple(dict.fromkeys(told)))
     if not wishes.keeps_work:
@@ -284,6 +288,24 @@ class _Run:
     def _forget_joining(self) -> None:
         for name in ("keys.zip", "numbers.zip"):
             (self.job.folder / name).unlink(missing_ok=True)
+
+
+def _keep_embeddings(jobs: list[Job], package: Package, wishes: BlockWishes) -> list[Job]:
+    """Make stores of embeddings where they are wanted and not begun."""
+    if not wishes.embeddings:
+        return jobs
+    kept = []
+    for job, target in zip(jobs, wishes.embeddings, strict=True):
+        place = target.with_name(f".{target.name}.part")
+        if not place.exists() and not target.exists():
+            # blocks that were found before have none
+            shutil.rmtree(job.folder / "found", ignore_errors=True)
+            shape = (package.embedding_dim, *job.volume.space)
+            windows = job.recipe.windows(len(job.volume.space))
+            version = wishes.version or "0.4"
+            create_embeddings(place, shape, windows, job.volume.scale_um, version)
+        kept.append(replace(job, embeddings=place))
+    return kept
 
 
 def _ask(question: Any, turn: int, job: Job, number: int, attempt: int) -> Done:  # noqa: ANN401

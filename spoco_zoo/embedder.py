@@ -185,16 +185,17 @@ class Roll:
     the first axis, only what is new goes through the network.
     """
 
-    def __init__(self, embedder: Embedder, recipe: Recipe) -> None:
-        """Start with nothing kept."""
+    def __init__(self, embedder: Embedder, recipe: Recipe, *, on_host: bool = False) -> None:
+        """Start with nothing kept; `on_host` takes embeddings from a GPU, where they are wanted."""
         self._embedder = embedder
+        self._on_host = on_host or embedder.session.device != "cuda"
         self._recipe = recipe
         self._box: Box | None = None
         self._kept: list[np.ndarray] = []  # the end of the last part, as long as two margins
 
     def see(self, box: Box) -> Seen:
         """Embed a part of the image for clustering."""
-        if self._embedder.session.device == "cuda":
+        if not self._on_host:
             return self._embedder.see(box, self._recipe)
         overlap = self._overlap(box)
         new = self._embedder.embed((slice(box[0].start + overlap, box[0].stop), *box[1:]))

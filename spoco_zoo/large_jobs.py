@@ -287,7 +287,9 @@ class LargeRun:
         files = self._name_files(job)
         for path in (path for named in files for path in named.values()):
             refuse_existing(path, overwrite=self.wishes.overwrite)
-        done = segment_image(job.volumes, self.package, job.target, self.plan, pool, progress)
+        places = tuple(named.pop("embeddings") for named in files if "embeddings" in named)
+        plan = replace(self.plan, embeddings=places)
+        done = segment_image(job.volumes, self.package, job.target, plan, pool, progress)
         for part, named in zip(done.jobs, files, strict=True):
             self._write_results(part.volume, done, named, pool, progress)
         clear(done)

@@ -25,7 +25,8 @@ from jaxtyping import Shaped, UInt32
 from spoco_zoo.blocks import fill as fill_block
 from spoco_zoo.blocks import find_block
 from spoco_zoo.blocks import meet as meet_blocks
-from spoco_zoo.embedder import TILE, Embedder, Roll
+from spoco_zoo.embedder import TILE, Embedder, Roll, Seen
+from spoco_zoo.embedding_stores import write_embeddings
 from spoco_zoo.errors import PackageError
 from spoco_zoo.images import check_finite
 from spoco_zoo.intensities import Question
@@ -40,7 +41,7 @@ from spoco_zoo.package import load_package
 from spoco_zoo.recipe import Recipe
 from spoco_zoo.scratch import is_whole, read_arrays, write_arrays
 from spoco_zoo.session import EmbeddingSession
-from spoco_zoo.tiling import Box, inner_box
+from spoco_zoo.tiling import Box, Tile, inner_box
 from spoco_zoo.volumes import Volume
 
 _LEAST_TILE = 16  # pixels a side, below which nothing is gained
@@ -65,7 +66,7 @@ class Job:
     skips_damage: bool = False
     affine: Affine | None = field(default=None, compare=False)
     labels: LabelStore | None = None
-    is_constant: bool = False
+    embeddings: Path | None = None  # where they are kept, if they are wanted
 
 
 @dataclass(frozen=True)
@@ -131,10 +132,23 @@ def find(job: Job, number: int, attempt: int) -> Done:
     assert job.affine is not None
     excerpt, told = _excerpt(job, session, number, tile)
     embedder = Embedder(excerpt, session, tile, job.affine)
-    roll = Roll(embedder, job.recipe)
+    roll = Roll(embedder, job.recipe, on_host=job.embeddings is not None)
     mask = None if job.mask is None else _Lazy(job.mask)
+
+    def note(tile: Tile, seen: Seen) -> None:
+        if job.embeddings is not None:
+            inside = (slice(None), *inner_box(tile.keep, tile.write))
+            write_embeddings(job.embeddings, tile.write, seen.known.embedding[inside])
+
     arrays = find_block(
-        roll.see, job.recipe, job.layout, number, inner, mask=mask, threads=job.threads
+        roll.see,
+        job.recipe,
+        job.layout,
+        number,
+        inner,
+        mask=mask,
+        threads=job.threads,
+        note=note,
     )
     write_arrays(path, arrays | {"range": excerpt.range_in(job.layout.box(number))})
     return Done(time.monotonic() - start, embedder.network_s, peak_bytes(), told)
