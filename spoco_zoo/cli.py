@@ -188,8 +188,8 @@ def run(
     save: Annotated[
         str,
         typer.Option(
-            help="What to write, with commas: labels, rois, geojson, table, parquet, overlay, and in "
-            "blocks embeddings."
+            help="What to write, with commas: labels, rois, geojson, table, parquet, overlay; "
+            "of OME-Zarr also embeddings."
         ),
     ] = "labels",
     overlay: Annotated[bool, typer.Option(help="The same as `overlay` in --save.")] = False,
