@@ -152,6 +152,9 @@ def export(
     scores: Annotated[
         Path | None, typer.Option(help="Test scores for the card, from evaluate --json.")
     ] = None,
+    maintainer: Annotated[
+        str | None, typer.Option(help="Who answers for it in a collection: a name on GitHub.")
+    ] = None,
     draft: Annotated[bool, typer.Option(help="The card is not finished, and says so.")] = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -163,6 +166,7 @@ def export(
         options = ExportOptions(
             engines=engines,
             scores=scores,
+            maintainer=maintainer,
             draft=draft,
             overwrite=overwrite,
             on_stage=status.update,
