@@ -123,8 +123,11 @@ class LossSettings(_Settings):
     instance_weight: float = Field(1.0, ge=0)
     consistency_weight: float = Field(1.0, ge=0)
     foreground_weight: float = Field(1.0, ge=0)
-    foreground_prior: float | None = Field(
-        None, gt=0, lt=1, description="foreground part of the crops, to learn it from unlabeled"
+    labelled_ratio: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="part of the instances that is labelled, to learn foreground from the rest",
     )
     dice: Literal["per_instance", "joint"] = "per_instance"
     max_anchors: int = Field(20, ge=1, description="of the consistency term, per image")
@@ -309,8 +312,8 @@ class Spec(_Settings):
         if self.net.foreground_head and not self._can_learn_foreground:
             raise ValueError(
                 "net.foreground_head is true while data.label_zero is unlabeled: a foreground "
-                "head learns from labelled background or with loss.foreground_prior; give "
-                "data.background_label or the prior, or leave the head out"
+                "head learns from labelled background or with loss.labelled_ratio; give "
+                "data.background_label or the ratio, or leave the head out"
             )
         if self.clustering.foreground == "head" and not self.has_foreground_head:
             raise ValueError(
@@ -329,7 +332,7 @@ class Spec(_Settings):
     @property
     def _can_learn_foreground(self) -> bool:
         has_background = self.data.label_zero == "background" or self.data.background_label
-        return bool(has_background) or self.loss.foreground_prior is not None
+        return bool(has_background) or self.loss.labelled_ratio is not None
 
     @property
     def clustering_method(self) -> Clustering:
