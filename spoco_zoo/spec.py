@@ -309,11 +309,21 @@ class Spec(_Settings):
                 f"data.pixel_size_um is {list(pixel)}: expected {self.net.dimensions} numbers "
                 f"for net.dimensions {self.net.dimensions}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_foreground(self) -> "Spec":
         if self.net.foreground_head and not self._can_learn_foreground:
             raise ValueError(
                 "net.foreground_head is true while data.label_zero is unlabeled: a foreground "
                 "head learns from labelled background or with loss.labelled_ratio; give "
                 "data.background_label or the ratio, or leave the head out"
+            )
+        ratio = self.loss.labelled_ratio
+        if ratio is not None and self.data.label_zero == "background":
+            raise ValueError(
+                f"loss.labelled_ratio is {ratio:g} while data.label_zero is background, which says "
+                "that everything is labelled: make label_zero unlabeled, or leave the ratio out"
             )
         if self.clustering.foreground == "head" and not self.has_foreground_head:
             raise ValueError(

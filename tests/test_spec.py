@@ -135,9 +135,15 @@ def test_what_is_left_out_follows_from_the_rest():
 
 
 @pytest.mark.parametrize(
-    ("zero", "known"), [("background", None), ("unlabeled", None), ("unlabeled", 255)]
+    ("zero", "known", "ratio"),
+    [
+        ("background", None, None),
+        ("unlabeled", None, None),
+        ("unlabeled", None, 0.3),
+        ("unlabeled", 255, None),
+        ("unlabeled", 255, 0.3),
+    ],
 )
-@pytest.mark.parametrize("ratio", [None, 0.3])
 @pytest.mark.parametrize("wish", [None, True, False])
 def test_a_foreground_head_needs_labelled_background_or_a_ratio(zero, known, ratio, wish):
     words = {
@@ -360,6 +366,11 @@ def test_an_impossible_value_is_named_with_what_was_expected(refusal, text, sent
             "net.foreground_head is true while data.label_zero is unlabeled: "
             "a foreground head learns from labelled background or with loss.labelled_ratio; "
             "give data.background_label or the ratio, or leave the head out",
+        ),
+        (
+            "loss: {labelled_ratio: 0.1}",
+            "loss.labelled_ratio is 0.1 while data.label_zero is background, which says that "
+            "everything is labelled: make label_zero unlabeled, or leave the ratio out",
         ),
         (
             "data: {background_label: 255}",

@@ -57,7 +57,7 @@ def _of_foreground(run: Run, examples: Examples, recipe: Recipe) -> Iterator[Hin
         "(mean AP)."
     )
     if known - score >= _LIMIT:
-        label = "label some background, or set loss.labelled_ratio"
+        label = "label some background, or train with --labelled-ratio"
         if run.spec.loss.labelled_ratio is not None:
             label = "label some background, or more instances"
         if run.spec.data.label_zero == "background":

@@ -209,9 +209,10 @@ def cell_spec(spec: Spec, cell: Cell) -> Spec:
     if cell.method == "baseline":
         names = ("unlabeled_push_weight", "instance_weight", "consistency_weight")
         changes["loss"] |= dict.fromkeys(names, 0.0)
-    if changes["data"]["label_zero"] == "background":  # which is known then without it
+    if changes["data"]["label_zero"] == "background":  # which is known then without these
         words = spec.data.model_copy(update={"background_label": None})
-        spec = spec.model_copy(update={"data": words})
+        terms = spec.loss.model_copy(update={"labelled_ratio": None})
+        spec = spec.model_copy(update={"data": words, "loss": terms})
         changes["data"].pop("background_label")
     return change_spec(spec, changes)
 

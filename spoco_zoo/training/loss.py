@@ -265,14 +265,16 @@ def foreground_from_some(
         -log(1 - p)     at known background
 
     which is least where p is the truth (the correction of a loss by known odds of a wrong label,
-    Patrini et al. 2017), and is bounded below, so that nothing has to be cut off. That crops are
-    aimed at labelled instances changes no term: these are labelled for certain, and a constant
-    has no gradient. A ratio that is too low makes some more foreground than there is; one that is
+    Patrini et al. 2017), and is bounded below, so that nothing has to be cut off. Crops are aimed
+    at labelled instances, which changes no term of these: they are labelled for certain, and a
+    constant has no gradient. But beside them, where one does not know on looking whether a pixel
+    is still theirs, foreground would mostly be labelled: r is 0.9 there. With r alone outlines
+    come out too wide. A ratio that is too low makes some more foreground than there is; one that is
     too high does more harm.
 
     Returns:
-        For each image the sum over its pixels, by the count of those that say anything for
-        certain and the part r of the others. With r = 1 it is the mean cross-entropy.
+        For each image the sum over its pixels, by the sum of their weights: r of an unlabeled
+        one, 1 of all others. With complete labels it is the mean cross-entropy.
     """
     values, states = logit.flatten(1), labels.flatten(1)
     positive, background, unlabeled = (
@@ -281,7 +283,8 @@ def foreground_from_some(
     )
     as_background = F.softplus(values)
     beside = _grow(states.view(labels.shape) > BACKGROUND, _BESIDE).flatten(1)
-    ratio = torch.where(beside, max(_RATIO_BESIDE, labelled_ratio), labelled_ratio).to(values.dtype)
+    ratio = torch.full_like(values, labelled_ratio)
+    ratio[beside] = max(_RATIO_BESIDE, labelled_ratio)
     # 1 - r p = (1 + (1 - r) e^z) / (1 + e^z)
     as_unlabeled = as_background - F.softplus(values + torch.log1p(-ratio))
     costs = F.softplus(-values) * positive + as_background * background + as_unlabeled * unlabeled

@@ -138,6 +138,15 @@ def test_at_ratio_one_everything_is_known(spec):
     assert full.loss.labelled_ratio is None
 
 
+def test_the_labelled_part_is_that_of_the_cell_whatever_the_spec_says(spec):
+    words = spec.model_dump(mode="json")
+    words["data"]["label_zero"] = "unlabeled"
+    words["loss"]["labelled_ratio"] = 0.4
+    other = parse_spec(words, "test")
+    ratios = {r: cell_spec(other, Cell("spoco", r, 1)).loss.labelled_ratio for r in (0.1, 0.5, 1.0)}
+    assert ratios == {0.1: 0.1, 0.5: 0.5, 1.0: None}
+
+
 @pytest.mark.parametrize("ratio", [0.1, 1.0])
 def test_the_baseline_differs_by_the_terms_of_spoco_alone(spec, ratio):
     ours = cell_spec(spec, Cell("spoco", ratio, 2))
