@@ -254,6 +254,9 @@ class Card(_Settings):
     floor_ap50: float | None = Field(
         None, ge=0, le=1, description="AP at IoU 0.50 of a threshold on the test images, untaught"
     )
+    few_labels: str | None = Field(
+        None, description="what a part of the labels gave, with its numbers, in whole sentences"
+    )
     scene: SceneName = Field("nuclei", description="what samples and covers show, simulated")
     limits: str = Field("Not stated.", description="where it should not be used")
     version: str = "0.1.0"

@@ -47,7 +47,7 @@ def paint(folder, seeds):
         tifffile.imwrite(folder / "labels" / f"{seed}.tif", labels)
 
 
-def make_spec(ratio=0.5, **schedule):
+def make_spec(ratio=0.4, **schedule):
     """All terms at work: unlabeled pixels, foreground from some instances, consistency."""
     return parse_spec(
         {
