@@ -80,6 +80,10 @@ def train(
         Literal["background", "unlabeled"] | None,
         typer.Option(help="What label 0 means in train/labels."),
     ] = None,
+    labelled_ratio: Annotated[
+        float | None,
+        typer.Option(help="About which part of all instances is labelled, to learn foreground."),
+    ] = None,
     instance_ratio: Annotated[
         float | None, typer.Option(help="Part of the training instances to use, 0 to 1.")
     ] = None,
@@ -105,6 +109,7 @@ def train(
         recipe = Spec() if start is None else change_spec(Spec(), read_start(start).changes)
     changes: dict[str, dict[str, Any]] = {
         "data": {"label_zero": label_zero, "instance_ratio": instance_ratio},
+        "loss": {"labelled_ratio": labelled_ratio},
         "schedule": {"steps": steps, "seed": seed},
     }
     recipe = change_spec(recipe, changes)
