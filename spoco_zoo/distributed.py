@@ -63,6 +63,7 @@ class Measured:
     network_s: float
     peak_bytes: int
     disk_bytes: int  # of what is kept of the block until the end
+    gpu_bytes: int | None = None  # where there is one and its driver tells
 
 
 def segment_image(

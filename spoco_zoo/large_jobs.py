@@ -28,7 +28,7 @@ from spoco_zoo.errors import DeviceError, ImageError, SettingError
 from spoco_zoo.figures import choose_slices, overlay, paint_slices, write_png
 from spoco_zoo.files import refuse_existing
 from spoco_zoo.label_stores import LabelStore
-from spoco_zoo.machine import count_cores, count_gpus
+from spoco_zoo.machine import count_cores, count_gpus, read_gpus
 from spoco_zoo.machine import read_memory as read_machine_memory
 from spoco_zoo.package import Package
 from spoco_zoo.recipe import Recipe
@@ -274,9 +274,13 @@ class LargeRun:
         """Try one block of the first image, and keep nothing of it."""
         with TemporaryDirectory(prefix="spoco-zoo-") as folder:
             place = self.wishes.scratch or Path(folder)
-            return measure_block(
+            before = _free_on_gpu() if self.device == "cuda" else None
+            measured = measure_block(
                 self.jobs[0].volumes[0], self.package, place / "trial", self.plan, pool
             )
+            after = None if before is None else _free_on_gpu()  # the worker still holds it
+            taken = None if before is None or after is None else max(before - after, 0)
+            return replace(measured, gpu_bytes=taken)
 
     def run(self, job: ImageJob, pool: Pool, progress: Progress) -> Segmented:
         """Segment one image and write all its results.
@@ -404,6 +408,7 @@ def tell_plan(run: LargeRun, measured: Measured) -> list[tuple[str, str]]:
     raw = sum(math.prod(v.shape) * np.dtype(v.dtype).itemsize for v in volumes)
     # what is found is kept until the end, then filled, then written
     disk = 3 * measured.disk_bytes * more
+    gpu = "not told by its driver" if measured.gpu_bytes is None else _size(measured.gpu_bytes)
     return [
         ("images", f"{len(run.jobs)} ({len(volumes)} with all points in time, {_size(raw)})"),
         ("first image", f"{first.url}: {_sides(first.space)} pixels, {first.dtype}"),
@@ -411,6 +416,7 @@ def tell_plan(run: LargeRun, measured: Measured) -> list[tuple[str, str]]:
         ("at once", f"{_sides(job.inner)} pixels; tiles of {_sides(job.tile or job.inner)}"),
         ("workers", f"{run.workers} on {run.device}"),
         ("peak memory", f"{_size(measured.peak_bytes)} for each worker, measured on one block"),
+        *([("GPU memory", f"{gpu} for each worker")] if run.device == "cuda" else []),
         ("disk", f"about {_size(disk)} while it works, a third of it at the end"),
         (
             "time",
@@ -426,6 +432,11 @@ def _sides(sizes: Sequence[int]) -> str:
 
 def _size(count: float) -> str:
     return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
+
+
+def _free_on_gpu() -> int | None:
+    gpus, _ = read_gpus()
+    return gpus[0].free_bytes if gpus else None
 
 
 def _middle(counts: Sequence[int]) -> int:
