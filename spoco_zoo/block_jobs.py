@@ -20,6 +20,8 @@ from spoco_zoo.stages import Job
 from spoco_zoo.stores import is_remote
 from spoco_zoo.volumes import Volume
 
+_TOLD = "job.json"  # what was asked for
+
 
 @dataclass(frozen=True)
 class BlockWishes:
@@ -60,6 +62,11 @@ def work_folder(volume: Volume, target: str | Path | None, wishes: BlockWishes) 
     return Path(beside).absolute().parent / f".{name}.work"
 
 
+def has_begun(folder: Path) -> bool:
+    """Whether there is work that was begun and not ended."""
+    return (folder / _TOLD).exists()
+
+
 def plan_job(
     volume: Volume, package: Package, folder: Path, wishes: BlockWishes
 ) -> tuple[Sizes, Job]:
@@ -97,7 +104,7 @@ def begin(jobs: list[Job], folder: Path, wishes: BlockWishes) -> list[Job]:
         OutputError: Work of another command lies there.
     """
     told = [_tell(job) for job in jobs]
-    path = folder / "job.json"
+    path = folder / _TOLD
     if path.exists():
         try:
             known = json.loads(path.read_text(encoding="utf-8"))

@@ -191,14 +191,14 @@ class _Run:
 
     def _run(self) -> int:
         layout = self.job.layout
-        blocks = range(len(layout))
+        blocks, numbers = range(len(layout)), self.job.folder / "numbers.zip"
         self._survey()
         self.do("finding instances", "found", stages.find, blocks)
         self.do("looking at faces", "met", stages.meet, blocks)
         if not is_whole(self.job.folder / "keys.zip"):
             self._join()
         self.do("filling gaps", "filled", stages.fill, blocks)
-        if not is_whole(self.job.folder / "numbers.zip"):
+        if not (is_whole(numbers) and stages.read_numbers(self.job.folder).is_whole()):
             self._number()
         self.do("writing labels", "written", stages.write, blocks)
         assert self.job.labels is not None
@@ -283,6 +283,7 @@ class _Run:
                 "firsts": found.firsts,
                 # an image of one value has no instances, whatever the network says
                 "total": np.array(0 if is_constant else found.total),
+                "checksum": np.array(found.checksum),
             },
         )
 

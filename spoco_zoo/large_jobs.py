@@ -10,11 +10,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
-from spoco_zoo.block_jobs import BlockWishes, work_folder
+from spoco_zoo.block_jobs import BlockWishes, has_begun, work_folder
 from spoco_zoo.distributed import (
     Measured,
     Progress,
@@ -25,20 +25,18 @@ from spoco_zoo.distributed import (
     segment_image,
 )
 from spoco_zoo.errors import DeviceError, ImageError, SettingError
-from spoco_zoo.figures import choose_slices, overlay, paint_slices, write_png
 from spoco_zoo.files import refuse_existing
-from spoco_zoo.label_stores import LabelStore
+from spoco_zoo.large_results import write_large_results
 from spoco_zoo.machine import count_cores, count_gpus, read_gpus
 from spoco_zoo.machine import read_memory as read_machine_memory
 from spoco_zoo.package import Package
 from spoco_zoo.recipe import Recipe
-from spoco_zoo.results import name_files, write_objects
+from spoco_zoo.results import name_files
 from spoco_zoo.stores import is_remote
 from spoco_zoo.volumes import Volume, group_images, is_volume, open_volumes
 from spoco_zoo.workers import Cluster, Here, Pool
 
 _USUAL_BYTES = 3_600_000_000  # for a worker, where there is as much
-_MOST_SIDE = 2048  # pixels of the longest side of an overlay
 
 
 @dataclass(frozen=True)
@@ -289,13 +287,21 @@ class LargeRun:
             SpocoZooError: It cannot be done; the same command goes on later.
         """
         files = self._name_files(job)
+        # what lies there of work that has begun is of this very work
+        folder = work_folder(job.volumes[0], job.target, self.plan)
+        overwrite = self.wishes.overwrite or has_begun(folder)
         for path in (path for named in files for path in named.values()):
-            refuse_existing(path, overwrite=self.wishes.overwrite)
+            refuse_existing(path, overwrite=overwrite)
         places = tuple(named.pop("embeddings") for named in files if "embeddings" in named)
         plan = replace(self.plan, embeddings=places)
         done = segment_image(job.volumes, self.package, job.target, plan, pool, progress)
         for part, named in zip(done.jobs, files, strict=True):
-            self._write_results(part.volume, done, named, pool, progress)
+            found = None
+            if named.keys() - {"overlay"}:
+                found = measure_instances(replace(part, labels=done.store), pool, progress)
+            progress("writing results", 0, 1)
+            write_large_results(named, part.volume, done.store, found, overwrite=overwrite)
+            progress("writing results", 1, 1)
         clear(done)
         return done
 
@@ -310,89 +316,10 @@ class LargeRun:
         ]
         return [name_files(job.beside.with_name(f"{name}.tif"), kinds) for name in names]
 
-    def _write_results(
-        self,
-        volume: Volume,
-        done: Segmented,
-        files: dict[str, Path],
-        pool: Pool,
-        progress: Progress,
-    ) -> None:
-        labels = StoredLabels(done.store, volume.time)
-        if files.keys() - {"overlay"}:
-            job = next(job for job in done.jobs if job.volume == volume)
-            found = measure_instances(replace(job, labels=done.store), pool, progress)
-            progress("writing results", 0, 1)
-            write_objects(
-                files,
-                labels,
-                found,
-                scale_um=volume.scale_um,
-                channels=volume.shape[0],
-                overwrite=self.wishes.overwrite,
-            )
-            progress("writing results", 1, 1)
-        if "overlay" in files:
-            picture = _draw(volume, labels)
-            write_png(files["overlay"], picture, overwrite=self.wishes.overwrite)
-
     def _is_small(self) -> bool:
         """Whether it is not worth a worker: all images together are a few megapixels."""
         pixels = sum(math.prod(v.space) for job in self.jobs for v in job.volumes)
         return pixels <= 1 << 24
-
-
-class StoredLabels:
-    """Labels of a store, cut like an array."""
-
-    def __init__(self, store: LabelStore, time: int | None) -> None:
-        """Take a finished label image, and a point in time where it has some."""
-        self.shape = store.shape
-        self.ndim = len(store.shape)
-        self.chunks = store.chunks
-        self.dtype = np.dtype(np.uint32)
-        self._store = store
-        self._time = time
-
-    def __getitem__(self, place: Any) -> np.ndarray:  # noqa: ANN401 - what an array takes
-        given = place if isinstance(place, tuple) else (place,)
-        given = (*given, *(slice(None),) * (len(self.shape) - len(given)))
-        box, single = [], []
-        for axis, (part, size) in enumerate(zip(given, self.shape, strict=True)):
-            if isinstance(part, slice):
-                box.append(slice(*part.indices(size)))
-            else:
-                box.append(slice(int(part), int(part) + 1))
-                single.append(axis)
-        found = self._store.read(tuple(box), self._time)
-        return np.asarray(found.squeeze(tuple(single)) if single else found)
-
-
-def _draw(volume: Volume, labels: StoredLabels) -> np.ndarray:
-    """Draw instances over an image, or over slices of a volume, coarsely where it is large."""
-    *depth, height, width = volume.space
-    step = max(math.ceil(max(height, width) / _MOST_SIDE), 1)
-    planes = choose_slices(depth[0]) if depth else [None]
-    pictures = [_thin_slice(volume, labels, z, step) for z in planes]
-    images, ids = zip(*pictures, strict=True)
-    if not depth:
-        return overlay(images[0], ids[0])
-    chosen = [z for z in planes if z is not None]
-    return paint_slices(np.concatenate(images, axis=1), np.concatenate(ids), chosen)
-
-
-def _thin_slice(
-    volume: Volume, labels: StoredLabels, z: int | None, step: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Read every so many pixels of an image or of a slice, some rows at a time."""
-    *_, height, width = volume.space
-    place = () if z is None else (slice(z, z + 1),)
-    image, ids = [], []
-    for row in range(0, height, 1024 * step):
-        box = (*place, slice(row, min(row + 1024 * step, height)), slice(0, width))
-        image.append(volume.read(box)[..., ::step, ::step])
-        ids.append(labels[box][..., ::step, ::step])
-    return np.concatenate(image, axis=-2), np.concatenate(ids, axis=-2)
 
 
 def tell_plan(run: LargeRun, measured: Measured) -> list[tuple[str, str]]:

@@ -253,8 +253,9 @@ def read_numbers(folder: Path) -> Numbers:
     Raises:
         DamagedFileError: They have to be found again.
     """
-    keys, firsts, total = read_arrays(folder / "numbers.zip", "keys", "firsts", "total")
-    return Numbers(folder / "firsts.part", int(total), keys, firsts)
+    names = ("total", "keys", "firsts", "checksum")
+    total, keys, firsts, checksum = read_arrays(folder / "numbers.zip", *names)
+    return Numbers(folder / "firsts.part", int(total), keys, firsts, int(checksum))
 
 
 class Excerpt:
