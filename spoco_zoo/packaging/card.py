@@ -224,4 +224,6 @@ def _score_lines(run: RunFacts) -> list[str]:
             f" Without any learning, by a threshold and a watershed whose numbers were chosen on "
             f"the validation images, AP at IoU 0.50 is {floor:.3f}."
         )
+    if run.spec.card.few_labels is not None:
+        lines += ["", f"With few labels: {run.spec.card.few_labels}"]
     return lines

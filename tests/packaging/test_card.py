@@ -232,6 +232,13 @@ def test_what_needs_no_learning_is_told_beside_the_test():
     assert "Without any learning" not in write_card(make_run(), PROVEN, SCORES)
 
 
+def test_what_few_labels_gave_is_told_where_the_spec_says_so():
+    run = make_run(card={"few_labels": "a tenth gives half."})
+    for scores in (None, SCORES):
+        assert "With few labels: a tenth gives half." in write_card(run, PROVEN, scores).split("\n")
+    assert "few labels" not in write_card(make_run(), PROVEN, SCORES)
+
+
 def test_the_recipe_in_the_card_is_the_recipe():
     card = write_card(make_run(), PROVEN, None)
     (block,) = re.findall(r"```json\n(.*?)```", card, flags=re.DOTALL)
