@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from spoco_zoo import cli_checks, cli_data, cli_labels, cli_runs
+from spoco_zoo import cli_checks, cli_data, cli_labels, cli_large, cli_runs
 from spoco_zoo.errors import ImageError, OutputError, PackageError, SettingError, SpocoZooError
 from spoco_zoo.terminal import Interrupt, complain, console, progress_bar, say
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
+    from spoco_zoo.choices import Flags
+    from spoco_zoo.large_jobs import LargeWishes
     from spoco_zoo.training import StepReport
 
 app = typer.Typer(
@@ -155,6 +157,9 @@ def export(
     scores: Annotated[
         Path | None, typer.Option(help="Test scores for the card, from evaluate --json.")
     ] = None,
+    maintainer: Annotated[
+        str | None, typer.Option(help="Who answers for it in a collection: a name on GitHub.")
+    ] = None,
     draft: Annotated[bool, typer.Option(help="The card is not finished, and says so.")] = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -166,6 +171,7 @@ def export(
         options = ExportOptions(
             engines=engines,
             scores=scores,
+            maintainer=maintainer,
             draft=draft,
             overwrite=overwrite,
             on_stage=status.update,
@@ -179,13 +185,23 @@ def run(
     package: Annotated[
         Path, typer.Argument(help="bioimage.io package, ours or not: a folder or a zip.")
     ],
-    inputs: Annotated[list[str], typer.Argument(help="Images, folders, or patterns.")],
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder for the labels; or NAME.tif for one image.")
+    inputs: Annotated[
+        list[str], typer.Argument(help="Images, folders, patterns, or OME-Zarr (also addresses).")
     ],
-    overlay: Annotated[
-        bool, typer.Option(help="Also draw the instances over the image, in OUT/overlays.")
-    ] = False,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            "--out", "-o", help="Folder for results; or NAME.tif or NAME.ome.zarr for one image."
+        ),
+    ] = None,
+    save: Annotated[
+        str,
+        typer.Option(
+            help="What to write, with commas: labels, rois, geojson, table, parquet, overlay; "
+            "of OME-Zarr also embeddings."
+        ),
+    ] = "labels",
+    overlay: Annotated[bool, typer.Option(help="The same as `overlay` in --save.")] = False,
     recipe: Annotated[
         Path | None, typer.Option(help="Recipe of `fit`; that of the package otherwise.")
     ] = None,
@@ -208,28 +224,97 @@ def run(
     tile: Annotated[
         int | None, typer.Option(help="Pixels a side in the network at once; changes no result.")
     ] = None,
-    block: Annotated[
-        int | None, typer.Option(help="Pixels a side clustered at once; changes no result.")
-    ] = None,
+    block: cli_large.BlockSize = None,
     device: Annotated[Device, typer.Option(help="Where to compute.")] = "auto",
     precision: Annotated[
         Literal["float32", "float16"],
         typer.Option(help="float16 is for cuda; instances may then differ a little."),
     ] = "float32",
     overwrite: Overwrite = False,
+    into: Annotated[
+        bool, typer.Option(help="Put labels into the OME-Zarr that they are of, as labels/NAME.")
+    ] = False,
+    name: Annotated[str, typer.Option(help="Of the labels in an OME-Zarr.")] = "instances",
+    level: cli_large.Level = 0,
+    channels: cli_large.Channels = None,
+    workers: cli_large.Workers = None,
+    memory: cli_large.Memory = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="A Dask scheduler, such as tcp://10.0.0.1:8786.")
+    ] = None,
+    scratch: Annotated[
+        Path | None, typer.Option(help="Folder for work in progress; beside the result otherwise.")
+    ] = None,
+    skip_damaged: Annotated[
+        bool, typer.Option(help="Take chunks that cannot be decoded as 0, and name them.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option(help="Only try one block of a large image and tell what all will take.")
+    ] = False,
 ) -> None:
-    """Find the instances of images and write them as label images."""
+    """Find the instances of images; write them as label images and for other programs.
+
+    OME-Zarr, and all that is written as OME-Zarr, is worked on in blocks, by several processes:
+    options from --into on are for these. The same command goes on where it was ended.
+    """
+    from spoco_zoo.choices import Flags, read_recipe
+    from spoco_zoo.large_jobs import LargeWishes, is_large
+    from spoco_zoo.results import read_kinds
+
+    kinds = read_kinds(f"{save},overlay" if overlay else save)
+    chosen = None if recipe is None else read_recipe(recipe)
+    word = None if method is None else method.name
+    flags = Flags(word, bandwidth, min_size, threshold, chosen, has_mask=mask is not None)
+    wishes = LargeWishes(
+        into=into,
+        level=level,
+        channels=channels,
+        name=name,
+        workers=workers,
+        memory=memory,
+        block=block,
+        scheduler=scheduler,
+        scratch=scratch,
+        skip_damaged=skip_damaged,
+        mask=None if mask is None else str(mask),
+        device=device,
+        precision=precision,
+        kinds=kinds,
+        overwrite=overwrite,
+    )
+    if is_large(inputs, out, into=into):
+        if tile is not None:
+            raise SettingError(
+                f"--tile is {tile}, and tiles of large images follow from memory: use --memory"
+            )
+        cli_large.run_in_blocks(package, inputs, out, wishes, flags, dry_run=dry_run)
+        return
+    cli_large.refuse_large_wishes(wishes, dry_run=dry_run)
+    if out is None:
+        raise SettingError("no --out is given: expected a folder for the labels")
+    _run_in_memory(package, inputs, Path(out), tile, flags, wishes)
+
+
+def _run_in_memory(
+    package: Path,
+    inputs: list[str],
+    out: Path,
+    tile: int | None,
+    flags: "Flags",
+    large: "LargeWishes",
+) -> None:
+    """Run a package on images one by one, each as a whole."""
     from concurrent.futures import ThreadPoolExecutor
 
-    from spoco_zoo.choices import Flags, plan_run, read_recipe
+    from spoco_zoo.choices import plan_run
     from spoco_zoo.images import find_images
     from spoco_zoo.jobs import RunWishes, find_masks, name_targets, run_one
+    from spoco_zoo.large_jobs import read_side
 
-    chosen = None if recipe is None else read_recipe(recipe)
-    name = None if method is None else method.name
-    flags = Flags(name, bandwidth, min_size, threshold, chosen, has_mask=mask is not None)
-    settings, start = plan_run(package, flags, block, device, precision)
-    targets = name_targets(find_images(inputs), out, overlay=overlay)
+    block = read_side(large.block)
+    settings, start = plan_run(package, flags, block, large.device, large.precision)
+    targets = name_targets(find_images(inputs), out, large.kinds)
+    mask = None if large.mask is None else Path(large.mask)
     masks = find_masks([source for source, _ in targets], mask)
     failed = 0
     with start() as session, progress_bar() as bar:
@@ -237,19 +322,18 @@ def run(
         task = bar.add_task(title, total=len(targets), detail="")
         # of a single image the tiles are counted, else the images
         count_tiles = _show_tiles(bar, task) if len(targets) == 1 else None
-        wishes = RunWishes(settings, tile, block, overlay, overwrite, count_tiles)
+        wishes = RunWishes(settings, tile, block, large.kinds, large.overwrite, count_tiles)
         # while one image is in the network, the other is read, clustered or written
         pool = ThreadPoolExecutor(2)
         try:
-            counts = [
+            lines = [
                 pool.submit(run_one, session, source, target, masks[source], wishes)
                 for source, target in targets
             ]
-            for (source, target), count in zip(targets, counts, strict=True):
+            for (source, _), done in zip(targets, lines, strict=True):
                 bar.update(task, detail=source.name)
                 try:
-                    line = f"{target}: {count.result()} instances"
-                    bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+                    bar.console.print(done.result(), markup=False, highlight=False, soft_wrap=True)
                 except (ImageError, OutputError, PackageError) as error:
                     failed += 1
                     complain(error)
@@ -257,7 +341,8 @@ def run(
                     failed += 1
                     complain(
                         ImageError(
-                            f"{source}: does not fit into memory: use a smaller --tile and --block"
+                            f"{source}: does not fit into memory: use a smaller --tile and "
+                            "--block, or --out NAME.ome.zarr to work on it in blocks"
                         )
                     )
                 if count_tiles is None:
@@ -267,6 +352,9 @@ def run(
     typer.echo(f"{len(targets) - failed} of {len(targets)} images done", err=bool(failed))
     if failed:
         raise typer.Exit(1)
+
+
+app.command()(cli_large.plan)
 
 
 @app.command()
@@ -328,6 +416,7 @@ def evaluate(
 app.command()(cli_checks.validate)
 app.command("test")(cli_checks.prove)
 app.command()(cli_checks.engines)
+app.command()(cli_checks.doctor)
 
 
 def _show_step(bar: "Progress", task: "TaskID") -> Callable[["StepReport"], None]:

@@ -1,4 +1,4 @@
-"""The commands that look at packages: what keeps them from working, and where they work.
+"""The commands that look at packages and machines: what keeps them from working.
 
 They are part of `cli`, which says what holds for all commands.
 """
@@ -50,6 +50,30 @@ def engines(
     console(stderr=False).print(table)
     if missing:
         raise typer.Exit(1)
+
+
+def doctor(
+    package: Annotated[
+        Path | None, typer.Argument(help="Also try this package: a folder or a zip.")
+    ] = None,
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], typer.Option(help="What must work; auto is what there is.")
+    ] = "auto",
+    json: Annotated[Path | None, typer.Option(help="Also write all facts to this file.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Tell what works on this machine, what does not, and the command that mends it."""
+    from spoco_zoo.doctor import describe, examine
+    from spoco_zoo.files import refuse_existing, write_bytes
+
+    if json is not None:
+        refuse_existing(json, overwrite=overwrite)
+    checkup = examine(package, device)
+    for line in describe(checkup):
+        typer.echo(line)
+    if json is not None:
+        write_bytes(json, checkup.to_json().encode(), overwrite=overwrite)
+    raise typer.Exit(0 if checkup.is_well else 1)
 
 
 def validate(

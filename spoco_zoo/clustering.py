@@ -129,13 +129,30 @@ class Canvas:
         self._parts.append(found._replace(labels=nothing, links=found.links + self._count))
         self._count += len(found.centers)
 
+    def collect(self) -> Fragments:
+        """The clusters of all blocks as if they were one's, linked across faces of windows too."""
+        centers = np.concatenate([part.centers for part in self._parts])
+        reach = np.concatenate([part.reach for part in self._parts])
+        agreement = np.concatenate([part.agreement for part in self._parts])
+        links = [part.links for part in self._parts]
+        windows = self._recipe.windows(self._labels.ndim)
+        for axis, size in enumerate(windows):
+            planes = np.moveaxis(self._labels, axis, 0)
+            for face in range(size, len(planes), size):
+                pairs = find_contacts(planes[face - 1], planes[face])
+                links.append(pairs[is_same(pairs - 1, centers, reach)])
+        return Fragments(self._labels, centers, reach, np.concatenate(links), agreement)
+
     def finish(self, foreground: Mask) -> Labels:
         """Join, drop and fill: the instances of the whole image, numbered 1..n."""
         recipe, labels = self._recipe, self._labels
         if self._count:
-            groups = find_groups(self._count + 1, self._find_links())
+            found = self.collect()
+            groups = find_groups(self._count + 1, found.links)
             if isinstance(recipe.clustering, Consistency):
-                kept = self._find_consistent(groups, recipe.clustering)
+                sizes = np.bincount(labels.ravel(), minlength=self._count + 1)[1:]
+                is_good = find_consistent(found.agreement, sizes, groups[1:], recipe.clustering)
+                kept = np.array([True, *is_good[groups[1:]]])
                 # what f and g disagree on is dropped for good: it is nobody's neighbour
                 foreground = foreground & ((labels == 0) | kept[labels])
                 groups = np.where(kept, groups, np.uint32(0))
@@ -143,32 +160,38 @@ class Canvas:
         labels = split_disconnected(labels, recipe.min_size)
         return relabel(fill_from_neighbors(labels, foreground, recipe.fill_reach))
 
-    def _find_links(self) -> Int[np.ndarray, "l 2"]:
-        """Pairs of clusters that are one: as said by their block, or across a face of windows."""
-        centers = np.concatenate([part.centers for part in self._parts])
-        reach = np.concatenate([part.reach for part in self._parts])
-        links = [part.links for part in self._parts]
-        windows = self._recipe.windows(self._labels.ndim)
-        for axis, size in enumerate(windows):
-            planes = np.moveaxis(self._labels, axis, 0)
-            for face in range(size, len(planes), size):
-                pairs = np.stack([planes[face - 1].ravel(), planes[face].ravel()], axis=1)
-                pairs = pairs[(pairs > 0).all(axis=1) & (pairs[:, 0] != pairs[:, 1])]
-                pairs = np.unique(pairs.astype(np.intp), axis=0)
-                links.append(pairs[_is_same(pairs - 1, centers, reach)])
-        return np.concatenate(links)
 
-    def _find_consistent(
-        self, groups: UInt32[np.ndarray, " k"], settings: Consistency
-    ) -> Bool[np.ndarray, " k"]:
-        """Tell which clusters belong to a group on which f and g do not disagree; 0 does."""
-        agreement = np.concatenate([part.agreement for part in self._parts])
-        sizes = np.bincount(self._labels.ravel(), minlength=self._count + 1)[1:]
-        medians = _weighted_medians(agreement, sizes, groups[1:])
-        return np.array([True, *~(medians[groups[1:]] < settings.iou_threshold)])
+def find_contacts(
+    before: UInt32[np.ndarray, "*plane"], after: UInt32[np.ndarray, "*plane"]
+) -> Int[np.ndarray, "l 2"]:
+    """Pairs of different labels that face each other across two neighbouring planes, each once."""
+    place = np.flatnonzero((before > 0) & (after > 0) & (before != after))
+    pairs = np.stack([before.ravel()[place], after.ravel()[place]], axis=1)
+    return np.unique(pairs.astype(np.intp), axis=0)
 
 
-def _is_same(
+def find_consistent(
+    agreement: Float[np.ndarray, "k a"],
+    sizes: Int[np.ndarray, " k"],
+    groups: UInt32[np.ndarray, " k"],
+    settings: Consistency,
+) -> Bool[np.ndarray, " g"]:
+    """Tell of each group of clusters whether f and g do not disagree on it.
+
+    Args:
+        agreement: Of f and g on each cluster, by anchors.
+        sizes: Pixels of each cluster.
+        groups: The group that each cluster belongs to.
+        settings: How much agreement is asked for.
+
+    Returns:
+        One answer for each number from 0 to that of the last group.
+    """
+    medians = _weighted_medians(agreement, sizes, groups)
+    return np.asarray(~(medians < settings.iou_threshold))
+
+
+def is_same(
     pairs: Int[np.ndarray, "l 2"], centers: Float[np.ndarray, "k e"], reach: Float[np.ndarray, " k"]
 ) -> Bool[np.ndarray, " l"]:
     """Tell which pairs that touch across a face are one cluster that two windows have found.

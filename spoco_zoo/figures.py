@@ -1,8 +1,8 @@
 """Pictures for people: labels and mistakes on an image, embeddings as colours, sheets, courses.
 
 Pictures are arrays `(y, x, 3)` of uint8 until `write_png` makes a file of one. A volume is shown
-by its middle slice. Colours depend on the id alone, so an instance has the same colour in every
-picture of the same labels. Only `training_curves` needs matplotlib.
+by its middle slice, and in a montage by several. Colours depend on the id alone, so an instance
+has the same colour in every picture of the same labels. Only `training_curves` needs matplotlib.
 
 Not here: label images for other programs (`images`).
 """
@@ -34,13 +34,15 @@ KIND_COLORS: dict[Kind, tuple[int, int, int]] = {  # told apart without red and 
 }
 _LEVELS = ((0.8, 1.0), (1.0, 0.75), (0.45, 1.0), (0.65, 0.85))  # saturation and value, in turn
 _UNLABELED_GREY = 96
+_SLICES = 12  # of a volume that a montage shows
+_PANEL = 512  # pixels of the longer side of each
 _LINE = 20  # pixels of a line of text
 _FLAT = 1e-6  # variance, as a part of the largest, from which on a component is rounding error
 
 
 def label_colors(n: int) -> UInt8[np.ndarray, "n 3"]:
     """Give the colours of the ids 0 to n: black for 0, neighbours in id far apart in hue."""
-    return _colors_of(np.arange(n + 1))
+    return colors_of(np.arange(n + 1))
 
 
 def overlay(
@@ -67,9 +69,51 @@ def overlay(
     pixels = _grey_or_rgb(image)
     shown = middle_slice(labels, labels.ndim)
     ids, index = np.unique(shown, return_inverse=True)
-    colors = _colors_of(ids)[index.reshape(shown.shape)] / 255
+    colors = colors_of(ids)[index.reshape(shown.shape)] / 255
     strength = np.where(_is_outline(shown), 1.0, alpha) * (shown != 0)
     return _as_bytes(pixels + strength[..., None] * (colors - pixels))
+
+
+def montage(
+    image: Shaped[np.ndarray, "c *space"], labels: Integer[np.ndarray, "..."]
+) -> UInt8[np.ndarray, "y x 3"]:
+    """Paint instances over an image, or over slices of a volume in rows, each with its number.
+
+    Slices are as far apart as each other, twelve at most, counted from 1, and of one contrast. A
+    large one is made smaller.
+
+    Raises:
+        ImageError: image and labels differ in shape, or are neither 2D nor 3D.
+    """
+    if labels.ndim != 3 or image.shape[1:] != labels.shape:
+        return overlay(image, labels)
+    planes = choose_slices(len(labels))
+    return paint_slices(image[:, planes], labels[planes], planes)
+
+
+def choose_slices(depth: int) -> list[int]:
+    """Choose the slices that stand for a volume, twelve at most and evenly apart."""
+    count = min(_SLICES, depth)
+    places = np.linspace(0, depth - 1, 2 * count + 1)[1::2]
+    return [int(z) for z in np.unique(places.round())]
+
+
+def paint_slices(
+    image: Shaped[np.ndarray, "c n y x"],
+    labels: Integer[np.ndarray, "n y x"],
+    planes: Sequence[int],
+) -> UInt8[np.ndarray, "_ _ 3"]:
+    """Paint instances over slices in rows, each with its number, which is counted from 1."""
+    if max(labels.shape[1:]) > _PANEL:
+        image, labels = resize(image, _PANEL, smooth=True), resize(labels, _PANEL)
+    # beside each other they are one image, with one contrast
+    width = labels.shape[2]
+    row = overlay(
+        np.moveaxis(image, 1, 2).reshape(len(image), labels.shape[1], -1),
+        np.moveaxis(labels, 0, 1).reshape(labels.shape[1], -1),
+    )
+    pictures = [(f"z {z + 1}", row[:, n * width : (n + 1) * width]) for n, z in enumerate(planes)]
+    return contact_sheet(pictures)
 
 
 def mistakes_overlay(
@@ -235,7 +279,7 @@ def outline(
     pixels = np.array(Image.fromarray(grey).resize(shown.shape[::-1], way))
     pixels[shown == UNLABELED] //= 2
     is_drawn = _is_outline(shown) & (shown > 0)
-    pixels[is_drawn] = _colors_of(shown[is_drawn].astype(np.int64))
+    pixels[is_drawn] = colors_of(shown[is_drawn].astype(np.int64))
     return pixels
 
 
@@ -248,7 +292,7 @@ def label_picture(
         ImageError: the labels are neither 2D nor 3D.
     """
     shown = _fit_square(middle_slice(labels, labels.ndim), side).astype(np.int64)
-    colors = _colors_of(np.maximum(shown, 0).ravel()).reshape(*shown.shape, 3)
+    colors = colors_of(np.maximum(shown, 0).ravel()).reshape(*shown.shape, 3)
     return np.asarray(np.where((shown == UNLABELED)[..., None], np.uint8(_UNLABELED_GREY), colors))
 
 
@@ -317,8 +361,8 @@ def _shorten(text: str, fits: Callable[[str], bool]) -> str:
     return short
 
 
-def _colors_of(ids: Integer[np.ndarray, " n"]) -> UInt8[np.ndarray, "n 3"]:
-    """Turn ids into colours: hues a golden angle apart, in four mixtures of tint and shade."""
+def colors_of(ids: Integer[np.ndarray, " n"]) -> UInt8[np.ndarray, "n 3"]:
+    """Give the colours of ids: hues a golden angle apart, in four mixtures of tint and shade."""
     hue = ids.astype(np.float64) * (5**0.5 - 1) / 2 % 1
     saturation, value = np.array(_LEVELS)[ids % len(_LEVELS)].T
     # HSV to RGB: each channel is `value` less what the saturation takes from far hues

@@ -2,7 +2,9 @@
 
 `roifile` takes the bytes apart. Nothing is unpacked: members of a zip are read in memory, within
 limits, and their names are only names. A ROI called "background" (Fiji adds "-1", "-2" to the
-next ones) is known background, one called "ignore" is where nothing is said.
+next ones) is known background, one called "ignore" is where nothing is said. In a volume the
+outlines of an object share a group; where there is none, its property `label`, which `roi_zip`
+writes, says the same.
 """
 
 import lzma
@@ -122,8 +124,13 @@ def _to_outline(path: Path, name: str, roi: "ImagejRoi") -> Outline | None:
         shape=_shape_of(path, name, roi),
         z=z - 1 if z else None,
         frame=roi.t_position - 1 if roi.t_position else None,
-        group=roi.group or None,
+        group=roi.group or _label_of(roi.props),
     )
+
+
+def _label_of(properties: str) -> int | None:
+    found = re.search(r"^label: *(\d+) *$", properties, re.MULTILINE)
+    return int(found.group(1)) if found else None
 
 
 def _shape_of(path: Path, name: str, roi: "ImagejRoi") -> Ellipse | tuple[tuple[Ring, ...], ...]:

@@ -19,6 +19,7 @@ from spoco_zoo.errors import ImageError
 from spoco_zoo.files import write_whole
 
 SUFFIXES = (".tif", ".tiff", ".png", ".npy")
+SOFTWARE = "spoco-zoo"  # the mark of our label images among all TIFFs
 OUTLINE_SUFFIXES = (".roi", ".zip", ".geojson", ".json")  # which `annotations` reads
 
 
@@ -177,6 +178,7 @@ def write_labels(
             compression="zlib",
             resolution=resolution,
             metadata=metadata,
+            software=SOFTWARE,
         )
 
     write_whole(path, write, overwrite=overwrite)

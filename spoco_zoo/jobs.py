@@ -1,4 +1,4 @@
-"""One file after another: which images a run reads, where their labels go, and one of them.
+"""One file after another: which images a run reads, where its results go, and one of them.
 
 What names and flags get wrong is refused before the first image is read.
 """
@@ -6,12 +6,14 @@ What names and flags get wrong is refused before the first image is read.
 from dataclasses import dataclass
 from pathlib import Path
 
+from spoco_zoo.embedder import Progress
 from spoco_zoo.errors import ImageError, SettingError
 from spoco_zoo.files import refuse_existing
-from spoco_zoo.images import find_images, read_image, read_labels, stem_of, write_labels
+from spoco_zoo.images import find_images, read_image, read_labels, stem_of
 from spoco_zoo.prediction import Settings, segment_foreign
 from spoco_zoo.recipe import Recipe
-from spoco_zoo.segmentation import Progress, segment
+from spoco_zoo.results import name_files, write_results
+from spoco_zoo.segmentation import segment
 from spoco_zoo.session import EmbeddingSession, NetworkSession
 
 
@@ -22,7 +24,7 @@ class RunWishes:
     recipe: Settings
     tile: int | None
     block: int | None
-    overlay: bool
+    kinds: tuple[str, ...]  # of results, as `results.KINDS`
     overwrite: bool
     progress: Progress | None = None  # of the tiles of an image
 
@@ -33,13 +35,10 @@ def run_one(
     target: Path,
     mask: Path | None,
     wishes: RunWishes,
-) -> int:
-    """Segment one file; the count of its instances."""
-    from spoco_zoo.figures import overlay as draw
-    from spoco_zoo.figures import write_png
-
-    picture = _picture_of(target)
-    for path in (target, picture) if wishes.overlay else (target,):
+) -> str:
+    """Segment one file and write its results; a line that says where and how many instances."""
+    files = name_files(target, wishes.kinds)
+    for path in files.values():
         refuse_existing(path, overwrite=wishes.overwrite)
     image = read_image(source, session.package.n_axes)
     foreground = None if mask is None else read_labels(mask)
@@ -65,10 +64,8 @@ def run_one(
             )
     except ImageError as error:
         raise ImageError(f"{source}: {error}") from error
-    if wishes.overlay:
-        write_png(picture, draw(image.pixels, labels), overwrite=wishes.overwrite)
-    write_labels(target, labels, image.scale_um, overwrite=wishes.overwrite)
-    return int(labels.max(initial=0))
+    write_results(files, labels, image.pixels, image.scale_um, overwrite=wishes.overwrite)
+    return f"{next(iter(files.values()))}: {int(labels.max(initial=0))} instances"
 
 
 def find_masks(sources: list[Path], mask: Path | None) -> dict[Path, Path | None]:
@@ -92,8 +89,14 @@ def find_masks(sources: list[Path], mask: Path | None) -> dict[Path, Path | None
     return {source: masks[stem_of(source)] for source in sources}
 
 
-def name_targets(sources: list[Path], out: Path, *, overlay: bool) -> list[tuple[Path, Path]]:
-    """Say where the labels of each image go; no two to one place, none over an image."""
+def name_targets(sources: list[Path], out: Path, kinds: tuple[str, ...]) -> list[tuple[Path, Path]]:
+    """Say where the labels of each image go; no result to the place of another or of an image.
+
+    Args:
+        sources: The images.
+        out: A folder, or a TIFF for one image.
+        kinds: Of results, as `results.KINDS`.
+    """
     if len(sources) == 1 and out.suffix.lower() in (".tif", ".tiff"):
         targets = [(sources[0], out)]
     else:
@@ -105,7 +108,7 @@ def name_targets(sources: list[Path], out: Path, *, overlay: bool) -> list[tuple
     taken: dict[Path, Path] = {}
     images = {source.resolve() for source in sources}
     for source, target in targets:
-        for path in (target, _picture_of(target)) if overlay else (target,):
+        for path in name_files(target, kinds).values():
             if path.resolve() in images:
                 raise SettingError(f"--out would replace the image {path}: choose another folder")
         if target in taken:
@@ -115,8 +118,3 @@ def name_targets(sources: list[Path], out: Path, *, overlay: bool) -> list[tuple
             )
         taken[target] = source
     return targets
-
-
-def _picture_of(target: Path) -> Path:
-    """Say where the overlay of a label image goes."""
-    return target.parent / "overlays" / f"{target.stem}.png"

@@ -5,7 +5,8 @@ they come to; only those touch pixels. So a tile, a crop of training and the who
 same intensities by construction.
 """
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -14,6 +15,7 @@ from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from spoco_zoo.errors import SettingError
+from spoco_zoo.intensities import Answer, Question, find_moments, find_percentiles
 
 
 class _Operation(BaseModel):
@@ -90,12 +92,55 @@ def fit_affine(pixels: np.ndarray, settings: Normalization) -> Affine:
     Raises:
         SettingError: Fixed numbers are given for another count of channels.
     """
-    channels = len(pixels)
-    axes = tuple(range(1, pixels.ndim))
+    return fit_affine_in_parts(lambda: [pixels], settings, pixels.shape, pixels.dtype)
+
+
+def fit_affine_in_parts(
+    read_parts: Callable[[], Iterable[np.ndarray]],
+    settings: Normalization,
+    shape: Sequence[int],
+    dtype: np.dtype,
+) -> Affine:
+    """Resolve settings to numbers on an image that does not fit into memory.
+
+    The numbers are those of `fit_affine`, to the last bit.
+
+    Args:
+        read_parts: Gives the image in parts `(c, *space)` with whole rows; it is called as often
+            as something has to be asked, twice for most images.
+        settings: What the numbers are for.
+        shape: Of the image, `(c, *space)`.
+        dtype: Of its pixels.
+
+    Raises:
+        SettingError: Fixed numbers are given for another count of channels.
+    """
+    asking = ask_for_affine(settings, shape, dtype)
+    try:
+        question = next(asking)
+        while True:
+            first, *others = map(question, read_parts())
+            question = asking.send(sum(others, start=first))
+    except StopIteration as end:
+        affine: Affine = end.value
+        return affine
+
+
+def ask_for_affine(
+    settings: Normalization, shape: Sequence[int], dtype: np.dtype
+) -> Generator[Question, Answer, Affine]:
+    """Ask what must be known of an image `(c, *space)` to resolve settings.
+
+    Yields:
+        Questions to every part of the image; the sum of the answers must be sent back.
+
+    Raises:
+        SettingError: Fixed numbers are given for another count of channels.
+    """
+    channels, count = shape[0], math.prod(shape[1:])
     match settings:
         case ZeroMeanUnitVariance(eps=eps):
-            mean = pixels.mean(axis=axes, dtype=np.float64)
-            std = pixels.std(axis=axes, dtype=np.float64)
+            mean, std = yield from find_moments(channels, count, dtype)
             return Affine(1 / (std + eps), -mean / (std + eps))
         case FixedZeroMeanUnitVariance(mean=means, std=stds):
             mean = _per_channel(means, channels, "mean")
@@ -106,34 +151,9 @@ def fit_affine(pixels: np.ndarray, settings: Normalization) -> Affine:
                 _per_channel(gain, channels, "gain"), _per_channel(offset, channels, "offset")
             )
         case ScaleRange(min_percentile=low, max_percentile=high, eps=eps):
-            bottom, top = np.percentile(pixels, [low, high], axis=axes)
+            bottom, top = yield from find_percentiles(channels, count, dtype, (low, high))
             gain = 1 / (top - bottom + eps)
             return Affine(gain, -bottom * gain)
-
-
-def fit_affine_in_slabs(
-    read_slabs: Callable[[], Iterable[np.ndarray]], settings: ZeroMeanUnitVariance
-) -> Affine:
-    """Resolve mean and standard deviation of an image that does not fit into memory.
-
-    The numbers are those of `fit_affine` but for the rounding of their last digits.
-
-    Args:
-        read_slabs: Gives the image in pieces `(c, *space)`; it is called twice.
-        settings: What the numbers are for.
-    """
-    total, count = np.zeros(0), 0
-    for slab in read_slabs():
-        pixels = slab.reshape(len(slab), -1)
-        total = (total if count else 0.0) + pixels.sum(axis=1, dtype=np.float64)
-        count += pixels.shape[1]
-    mean = total / count
-    # about the mean, since the difference of two large sums loses all digits
-    squares = np.zeros_like(mean)
-    for slab in read_slabs():
-        squares += np.square(slab.reshape(len(slab), -1) - mean[:, None]).sum(axis=1)
-    std = np.sqrt(squares / count)
-    return Affine(1 / (std + settings.eps), -mean / (std + settings.eps))
 
 
 def _per_channel(values: tuple[float, ...], channels: int, word: str) -> np.ndarray:

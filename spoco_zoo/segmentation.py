@@ -9,37 +9,33 @@ order as in the whole image. Blocks are made of whole windows, of which `cluster
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from threading import Thread
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt32
+from jaxtyping import Bool, UInt32
 
 from spoco_zoo.clustering import Canvas, cluster, plan_blocks
-from spoco_zoo.device import DevicePixels
-from spoco_zoo.errors import ImageError, SettingError
-from spoco_zoo.foreground import Prototype, find_core, find_foreground
+from spoco_zoo.embedder import TILE, Embedder, Progress, find_inside, per_axis
+from spoco_zoo.errors import ImageError
 from spoco_zoo.fragments import cluster_block
 from spoco_zoo.images import check_finite
 from spoco_zoo.labels import load_libraries
 from spoco_zoo.normalization import fit_affine
 from spoco_zoo.package import Package
-from spoco_zoo.pixels import HostPixels, Pixels
 from spoco_zoo.recipe import Recipe
 from spoco_zoo.session import Embedded, EmbeddingSession
-from spoco_zoo.tiling import Box, Tile, inner_box, plan_tiles
+from spoco_zoo.tiling import inner_box
 
 if TYPE_CHECKING:
     import xarray
 
-Progress = Callable[[int, int], None]
 Array = TypeVar("Array", np.ndarray, "xarray.DataArray")
 
-_TILE = {2: 1024, 3: 96}  # pixels per axis at most, where the user says nothing
-_BLOCK_BYTES = 1 << 28  # of embeddings, likewise
+_BLOCK_BYTES = 1 << 28  # of embeddings, where the user says nothing
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +113,7 @@ def embed(
     """
     _check_image(pixels, session.package)
     whole = tuple(slice(0, n) for n in pixels.shape[1:])
-    return _Source(pixels, session, tile).embed(whole, progress)
+    return _open(pixels, session, tile).embed(whole, progress)
 
 
 def make_instances(
@@ -128,131 +124,8 @@ def make_instances(
     Raises:
         SettingError: The recipe asks for what the network does not give.
     """
-    foreground, core = _find_foreground(embedded, recipe, mask)
+    foreground, core = find_inside(embedded, recipe, mask)
     return cluster(embedded.embedding, foreground, recipe, embedded.momentum_embedding, core)
-
-
-@dataclass(frozen=True, eq=False)
-class _Seen:
-    """A part of an image as clustering sees it; `known` is what of it came to the host."""
-
-    known: Embedded
-    f: Pixels
-    g: Pixels | None
-    lent: Sequence[np.ndarray] = ()  # what all this lies in, for the next part
-
-
-class _Source:
-    """An image whose embedding is made where and when it is needed."""
-
-    def __init__(
-        self, pixels: np.ndarray, session: EmbeddingSession, tile: Sequence[int] | int | None
-    ) -> None:
-        if pixels.dtype == bool:  # which NumPy does not subtract
-            pixels = pixels.astype(np.uint8)
-        self.pixels = pixels
-        self.session = session
-        self.tile = tile
-        # statistics are those of the whole image, whatever part of it is embedded
-        self.affine = fit_affine(pixels, session.package.normalization)
-        steps = session.package.config.multiple_of
-        self.padded = [n + -n % step for n, step in zip(pixels.shape[1:], steps, strict=True)]
-
-    def plan(self, box: Box) -> list[Tile]:
-        """Tiles of a part of the image, its start moved back and its end on to the pooling grid."""
-        config = self.session.package.config
-        on_grid = tuple(
-            slice(s.start - s.start % step, min(s.stop + -s.stop % step, n))
-            for s, step, n in zip(box, config.multiple_of, self.padded, strict=True)
-        )
-        sizes = [s.stop - s.start for s in on_grid]
-        write = _tile_size(self.tile, self.session, sizes)
-        return list(
-            plan_tiles(
-                self.padded, write, config.halo, (0,) * len(box), config.multiple_of, on_grid
-            )
-        )
-
-    def embed(self, box: Box, progress: Progress | None = None) -> Embedded:
-        """Embed a part of the image, the same numbers as in the whole."""
-        return self._embed(box, progress)[0]
-
-    def _embed(self, box: Box, progress: Progress | None) -> tuple[Embedded, list[np.ndarray]]:
-        package = self.session.package
-        tiles = self.plan(box)
-        start = [s.start for s in tiles[0].write]
-        shape = [s.stop - a for s, a in zip(tiles[-1].write, start, strict=True)]
-        parts: list[np.ndarray] = []
-        for done, tile in enumerate(tiles, start=1):
-            found = self.session.embed(self._read(tile.read))
-            inner = (slice(None), *inner_box(tile.read, tile.write))
-            arrays = [a for a in (found.embedding, found.momentum_embedding) if a is not None]
-            if found.probability is not None:
-                arrays.append(found.probability[None])
-            if len(tiles) == 1:
-                parts = [a[inner] for a in arrays]
-            elif not parts:
-                parts = [self._take((len(a), *shape)) for a in arrays]
-            where = (
-                slice(None),
-                *(slice(s.start - a, s.stop - a) for s, a in zip(tile.write, start, strict=True)),
-            )
-            if len(tiles) > 1:  # a single tile is the part, and not copied
-                for whole, array in zip(parts, arrays, strict=True):
-                    whole[where] = array[inner]
-            if progress is not None:
-                progress(done, len(tiles))
-        cut_box = (
-            slice(None),
-            *(slice(s.start - a, s.stop - a) for s, a in zip(box, start, strict=True)),
-        )
-        cut = [part[cut_box] for part in parts]
-        embedded = Embedded(
-            cut[0],
-            cut[-1][0] if package.has_foreground_head else None,
-            cut[1] if package.has_momentum else None,
-        )
-        return embedded, parts if len(tiles) > 1 else []
-
-    def _take(self, shape: tuple[int, ...]) -> np.ndarray:
-        """An array that an earlier part has left, or a new one."""
-        # new memory is slow to touch, in some virtual machines slower than the network
-        spare = self.session.spare
-        for number, array in enumerate(spare):
-            if array.shape == shape:
-                return spare.pop(number)
-        return np.empty(shape, np.float32)
-
-    def see(self, box: Box, recipe: Recipe, progress: Progress | None = None) -> "_Seen":
-        """Embed a part of the image for clustering, on a GPU without taking it from there."""
-        tiles = self.plan(box)
-        # tiles are put together on the host, and so is the distance from a prototype taken
-        if (
-            self.session.device != "cuda"
-            or len(tiles) > 1
-            or isinstance(recipe.foreground, Prototype)
-        ):
-            known, lent = self._embed(box, progress)
-            g = known.momentum_embedding
-            g_pixels = None if g is None else HostPixels(g)
-            return _Seen(known, HostPixels(known.embedding), g_pixels, lent)
-        outputs = self.session.embed_on_device(self._read(tiles[0].read))
-        inner = inner_box(tiles[0].read, box)
-        probability = outputs["foreground"].numpy()[0, 0] if "foreground" in outputs else None
-        nothing = np.empty((0, *(s.stop - s.start for s in box)), np.float32)
-        known = Embedded(nothing, None if probability is None else probability[inner], None)
-        steps = self.session.dense_steps
-        pixels = {name: DevicePixels(value, steps, inner) for name, value in outputs.items()}
-        if progress is not None:
-            progress(1, 1)
-        return _Seen(known, pixels["embedding"], pixels.get("momentum_embedding"))
-
-    def _read(self, box: Box) -> Float[np.ndarray, "c *space"]:
-        """Normalise a part of the padded image."""
-        space = self.pixels.shape[1:]
-        image = self.affine.apply(self.pixels[(slice(None), *box)])
-        padding = [(0, max(s.stop - n, 0)) for s, n in zip(box, space, strict=True)]
-        return np.pad(image, [(0, 0), *padding], mode="edge") if any(map(sum, padding)) else image
 
 
 def _segment(
@@ -262,7 +135,7 @@ def _segment(
     space = pixels.shape[1:]
     recipe = wishes.recipe or session.package.config.recipe
     mask = _check_mask(wishes.mask, space)
-    source = _Source(pixels, session, wishes.tile)
+    source = _open(pixels, session, wishes.tile)
     blocks = list(plan_blocks(space, recipe, _block_size(wishes.block, session)))
     if _is_constant(pixels):  # nothing is there to be seen
         return np.zeros(space, np.uint32)
@@ -283,20 +156,19 @@ def _segment(
         with session.turn:
             seen = source.see(block.keep, recipe, tick)
         part = None if mask is None else mask[block.keep]
-        inside, core = _find_foreground(seen.known, recipe, part)
+        inside, core = find_inside(seen.known, recipe, part)
         foreground[block.write] = inside[inner_box(block.keep, block.write)]
         canvas.add(block, cluster_block(seen.f, core, block, recipe, seen.g))
         session.spare = list(seen.lent) or session.spare  # of one part: sizes may differ
     return canvas.finish(foreground)
 
 
-def _find_foreground(
-    embedded: Embedded, recipe: Recipe, mask: Bool[np.ndarray, "*space"] | None
-) -> tuple[Bool[np.ndarray, "*space"], Bool[np.ndarray, "*space"]]:
-    """Find foreground and core."""
-    rule, probability = recipe.foreground, embedded.probability
-    foreground = find_foreground(embedded.embedding, rule, probability, mask)
-    return foreground, find_core(foreground, rule, probability, mask)
+def _open(
+    pixels: np.ndarray, session: EmbeddingSession, tile: Sequence[int] | int | None
+) -> Embedder:
+    if pixels.dtype == bool:
+        pixels = pixels.astype(np.uint8)
+    return Embedder(pixels, session, tile, fit_affine(pixels, session.package.normalization))
 
 
 def _segment_labelled_axes(
@@ -370,22 +242,6 @@ def _is_constant(pixels: np.ndarray) -> bool:
     return bool((pixels[..., :1, :] == first).all()) and bool((pixels == first).all())
 
 
-def _tile_size(
-    tile: Sequence[int] | int | None, session: EmbeddingSession, region: Sequence[int]
-) -> tuple[int, ...]:
-    """Round the wish up to the pooling grid; cut a region into equal tiles without a wish."""
-    package = session.package
-    steps = package.config.multiple_of
-    if tile is None and session.device == "cuda":
-        sizes = list(region)
-    elif tile is None:
-        most = _TILE[package.n_axes]
-        sizes = [math.ceil(n / math.ceil(n / most)) for n in region]
-    else:
-        sizes = _per_axis(tile, package.n_axes, "tile")
-    return tuple(math.ceil(size / step) * step for size, step in zip(sizes, steps, strict=True))
-
-
 def _block_size(block: Sequence[int] | int | None, session: EmbeddingSession) -> list[int]:
     """Side of a block: the wish, or what keeps its embedding within some hundred megabytes.
 
@@ -393,20 +249,9 @@ def _block_size(block: Sequence[int] | int | None, session: EmbeddingSession) ->
     """
     package = session.package
     if block is None and session.device == "cuda":
-        return [_TILE[package.n_axes]] * package.n_axes
+        return [TILE[package.n_axes]] * package.n_axes
     if block is not None:
-        return _per_axis(block, package.n_axes, "block")
+        return per_axis(block, package.n_axes, "block")
     channels = package.embedding_dim * (1 + package.has_momentum) + package.has_foreground_head
     side = (_BLOCK_BYTES / (4 * channels)) ** (1 / package.n_axes)
     return [math.ceil(side)] * package.n_axes
-
-
-def _per_axis(wish: Sequence[int] | int, n_axes: int, name: str) -> list[int]:
-    sizes: list[Any] = [wish] * n_axes if isinstance(wish, int) else list(wish)
-    if len(sizes) == 1:
-        sizes *= n_axes
-    if len(sizes) != n_axes or min(sizes) < 1:
-        raise SettingError(
-            f"{name} is {wish}: expected one number of pixels, or {n_axes}, each at least 1"
-        )
-    return sizes

@@ -6,7 +6,6 @@ cannot start; here that is an error, and `auto` says in the log what it took and
 What is left at ONNX Runtime's default was tried too: benchmarks/README.md, "The session".
 """
 
-import ctypes
 import logging
 import math
 import os
@@ -26,7 +25,7 @@ from jaxtyping import Float
 from spoco_zoo.device import DenseSteps
 from spoco_zoo.errors import DeviceError, MissingExtraError, PackageError, SettingError
 from spoco_zoo.foreign import ForeignPackage
-from spoco_zoo.machine import count_cores
+from spoco_zoo.machine import count_cores, count_gpus
 from spoco_zoo.package import Package
 
 _log = logging.getLogger(__name__)
@@ -271,14 +270,7 @@ class NetworkSession:
 
 def find_gpu() -> bool:
     """Tell whether an NVIDIA driver with at least one GPU is there, without loading CUDA."""
-    name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
-    try:
-        driver = ctypes.CDLL(name)
-        count = ctypes.c_int()
-        ready = driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0
-    except (OSError, AttributeError):
-        return False
-    return ready and count.value > 0
+    return count_gpus() > 0
 
 
 def _no_cuda() -> DeviceError:

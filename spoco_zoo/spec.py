@@ -242,7 +242,7 @@ class Card(_Settings):
     title: str = Field(
         "SPOCO instance segmentation", min_length=5, max_length=64, pattern=r"^[A-Za-z0-9_+\- ()]+$"
     )
-    description: str = "Pixel embeddings for instance segmentation, trained with SPOCO."
+    description: str = "Instance segmentation from pixel embeddings, trained with SPOCO."
     authors: tuple[Author, ...] = (Author(name="spoco-zoo user"),)
     license: str = "CC-BY-4.0"
     data: str = Field("not stated", description="what it was trained on, with licence")

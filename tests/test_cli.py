@@ -18,6 +18,7 @@ from PIL import Image
 from typer.main import get_command
 
 from spoco_zoo import cli
+from spoco_zoo.annotations import read_annotations
 from spoco_zoo.choices import Flags, change_recipe
 from spoco_zoo.errors import ImageError
 from spoco_zoo.evaluation import evaluate, rows
@@ -66,7 +67,8 @@ def assert_is_error(result, sentence):
 def test_help_names_every_command(call):
     result = call("--help")
     assert result.code == 0
-    for command in ("train", "budget", "suggest", "export", "run", "fit", "evaluate", "validate"):
+    commands = "train budget suggest export run fit evaluate validate test engines doctor"
+    for command in commands.split():
         assert f"\n  {command} " in result.out
 
 
@@ -308,6 +310,39 @@ def test_an_overlay_shows_the_image_with_its_instances(call, image_folder, paint
     image, truth = paint(size=75)
     with Image.open(out / "overlays" / "b.png") as picture:
         assert (np.asarray(picture) == overlay(image[None], truth)).all()
+
+
+def test_results_for_other_programs_lie_beside_the_labels(call, image_folder, paint, tmp_path):
+    out = tmp_path / "labels"
+    result = call(
+        *("run", TINY, image_folder / "a.tif", image_folder / "b.tif", "-o", out),
+        *("--save", "table,rois,geojson,labels", "--overlay"),
+    )
+    assert result.code == 0
+    folders = {"rois": "zip", "geojson": "geojson", "tables": "csv", "overlays": "png"}
+    expected = [f"{folder}/{name}.{end}" for folder, end in folders.items() for name in "ab"]
+    assert names_in(out) == sorted(["a.tif", "b.tif", *expected])
+    for name in "ab":
+        truth = truth_of(paint, name)
+        for path in (out / "rois" / f"{name}.zip", out / "geojson" / f"{name}.geojson"):
+            assert (read_annotations(path, truth.shape) == truth).all()
+        lines = (out / "tables" / f"{name}.csv").read_text().splitlines()
+        assert len(lines) == 1 + truth.max()
+
+
+def test_results_without_labels_are_named_in_the_log(call, image_folder, tmp_path):
+    result = call("run", TINY, image_folder / "a.tif", "-o", tmp_path / "x.tif", "--save", "rois")
+    assert result.code == 0
+    assert names_in(tmp_path / "rois") == ["x.zip"]
+    assert not (tmp_path / "x.tif").exists()
+    assert f"{tmp_path / 'rois' / 'x.zip'}: 5 instances" in result.err
+    wrong = call("run", TINY, image_folder / "a.tif", "-o", tmp_path / "y", "--save", "masks")
+    assert wrong.code == 1
+    assert wrong.err == (
+        "Error: --save names 'masks': expected some of labels, rois, geojson, table, parquet, "
+        "overlay, separated by commas\n"
+    )
+    assert not (tmp_path / "y").exists()
 
 
 def test_a_mask_says_what_is_foreground(call, image_folder, tmp_path):

@@ -19,6 +19,7 @@ from spoco_zoo.figures import (
     label_colors,
     label_picture,
     mistakes_overlay,
+    montage,
     outline,
     overlay,
     resize,
@@ -123,6 +124,31 @@ def test_overlay_and_embedding_of_a_volume_show_the_middle_slice():
     embedding = rng.random((4, 5, 6, 7)).astype(np.float32)
     assert (overlay(image, labels) == overlay(image[:, 2], labels[2])).all()
     assert (embedding_colors(embedding) == embedding_colors(embedding[:, 2])).all()
+
+
+def test_a_montage_shows_slices_of_one_contrast_and_an_image_itself(two_that_touch):
+    random = np.random.default_rng(0)
+    image = random.integers(0, 200, (1, *two_that_touch.shape)).astype(np.uint16)
+    labels = np.repeat(two_that_touch[None], 30, axis=0)
+    bright = np.repeat(image[:, None], 30, axis=1)
+    bright[:, 15:] *= 2
+    sheet = montage(bright, labels)
+    height, width = two_that_touch.shape
+    # 4 columns and 3 rows of 12 slices, with gaps, and a line of text below each
+    assert sheet.shape[1] == 4 * width + 5 * 12
+    first = sheet[12 : 12 + height, 12 : 12 + width]
+    last = sheet[-12 - 20 - height : -12 - 20, -12 - width : -12]
+    outside = two_that_touch == 0
+    assert first[outside].mean() < last[outside].mean()
+    assert (montage(image, two_that_touch) == overlay(image, two_that_touch)).all()
+    assert (montage(bright[:, :2], labels[:2])[12 : 12 + height, 12 : 12 + width] > 0).any()
+
+
+def test_a_montage_of_large_slices_is_made_smaller():
+    labels = np.zeros((2, 600, 1200), int)
+    labels[:, 200:400, 200:400] = 1
+    sheet = montage(np.ones((1, 2, 600, 1200)), labels)
+    assert sheet.shape[1] == 2 * 512 + 3 * 12
 
 
 def test_overlay_of_sparse_huge_ids_needs_no_table():

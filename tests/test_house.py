@@ -75,6 +75,7 @@ def test_the_base_install_is_what_running_needs():
         "numpy",
         "onnxruntime",
         "onnxruntime-gpu",
+        "packaging",
         "pillow",
         "pydantic",
         "rich",
@@ -85,6 +86,35 @@ def test_the_base_install_is_what_running_needs():
         "typer",
         "xarray",
     ]
+
+
+def test_only_the_plug_in_for_napari_brings_napari_and_nothing_brings_qt():
+    extras = PROJECT["project"]["optional-dependencies"]
+    assert extras["napari"] == ["napari>=0.6.6"]  # without an extra of its own, which brings Qt
+    others = [d for name, needs in extras.items() if name != "napari" for d in needs]
+    graphical = re.compile(r"napari|qt|pyside|magicgui", re.IGNORECASE)
+    assert [d for d in PROJECT["project"]["dependencies"] + others if graphical.search(d)] == []
+
+
+@pytest.mark.parametrize("room", ROOMS, ids=lambda p: str(p.relative_to(HOUSE)))
+def test_napari_and_qt_are_named_in_their_plug_in_only(room):
+    if "napari_plugin" in room.parts:
+        return
+    named = set()
+    for node in ast.walk(parse(room)):
+        if isinstance(node, ast.Import):
+            named |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            named.add((node.module or "").split(".")[0])
+    assert named & {"napari", "qtpy", "superqt", "magicgui", "PyQt6", "PySide6"} == set()
+
+
+def test_no_version_is_pinned_in_two_places():
+    def names(file):
+        lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
+        return {re.sub(r"[-_.]+", "-", n.split("==")[0]).lower() for n in lines if "==" in n}
+
+    assert names("constraints.txt") & names("constraints-napari.txt") == set()
 
 
 def test_no_text_names_a_place_of_one_machine():

@@ -9,6 +9,7 @@ nothing with it.
 from spoco_zoo.engines.asking import (
     CoreResult,
     measure_peak,
+    run_images,
     run_onnx,
     run_torchscript,
     test_core,
@@ -23,6 +24,7 @@ __all__ = [
     "engines_folder",
     "measure_peak",
     "pick_engines",
+    "run_images",
     "run_onnx",
     "run_torchscript",
     "test_core",

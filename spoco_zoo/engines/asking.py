@@ -56,7 +56,7 @@ def run_onnx(
         MissingExtraError: The engine is not there.
         PackageError: The engine refuses the file or the array, dies, or takes too long.
     """
-    return _run(engine, "onnx", model, inputs, timeout)[0]
+    return _run(engine, "onnx", model, [inputs], timeout)[0][0]
 
 
 def run_torchscript(
@@ -74,7 +74,31 @@ def run_torchscript(
         MissingExtraError: The engine is not there.
         PackageError: The engine refuses the file or the array, dies, or takes too long.
     """
-    return _run(engine, "torchscript", model, inputs, timeout)[0]
+    return _run(engine, "torchscript", model, [inputs], timeout)[0][0]
+
+
+def run_images(
+    engine: Engine, model: Path, images: Sequence[np.ndarray], timeout: float = TIMEOUT
+) -> list[list[np.ndarray]]:
+    """Run a file with one input on several arrays; the outputs of each.
+
+    The engines of this Python open the file once for all of them, those of the cache for each.
+
+    Args:
+        engine: One that opens the file itself.
+        model: The file.
+        images: Of the shapes and the type that the network asks for, usually `(1, c, *space)`.
+        timeout: In seconds, for each.
+
+    Raises:
+        MissingExtraError: The engine is not there.
+        PackageError: The engine refuses the file or an array, dies, or takes too long.
+    """
+    assert engine.kind != "bioimageio"
+    count = 1 if engine.from_cache else max(len(images), 1)
+    groups = [images[start : start + count] for start in range(0, len(images), count)]
+    found = [_run(engine, engine.kind, model, group, timeout)[0] for group in groups]
+    return [outputs for group in found for outputs in group]
 
 
 def measure_peak(
@@ -90,7 +114,7 @@ def measure_peak(
         PackageError: The engine refuses the file or the array, dies, or takes too long.
     """
     assert engine.kind != "bioimageio"
-    peak = _run(engine, engine.kind, model, inputs, timeout)[1].get("peak_bytes")
+    peak = _run(engine, engine.kind, model, [inputs], timeout)[1].get("peak_bytes")
     return peak if isinstance(peak, int) else None
 
 
@@ -138,23 +162,26 @@ def _run(
     engine: Engine,
     kind: Literal["onnx", "torchscript"],
     model: Path,
-    inputs: np.ndarray,
+    images: Sequence[np.ndarray],
     timeout: float,
-) -> tuple[list[np.ndarray], dict[str, Any]]:
-    """Run a file in a child; its outputs, and what else it told."""
+) -> tuple[list[list[np.ndarray]], dict[str, Any]]:
+    """Run a file in a child; its outputs for each image, and what else it told of the last."""
     _check_there(engine, kind)
     model = Path(model).resolve()
     if not model.is_file():
         raise PackageError(f"{model}: is not there: give the file of the weights")
     with tempfile.TemporaryDirectory(prefix="spoco-zoo-") as name:
         folder = Path(name)
-        little = inputs.astype(inputs.dtype.newbyteorder("<"), order="C", copy=False)
-        np.save(folder / "input.npy", little, allow_pickle=False)
-        files = (model, folder / "input.npy", folder / "output")
+        files = [model]
+        for number, image in enumerate(images):
+            little = image.astype(image.dtype.newbyteorder("<"), order="C", copy=False)
+            np.save(folder / f"input{number}.npy", little, allow_pickle=False)
+            files += [folder / f"input{number}.npy", folder / f"output{number}_"]
         words = [*engine.command(), *map(str, files)]
-        ending = run_child(words, folder, timeout=timeout, variables=ON_CPU)
+        ending = run_child(words, folder, timeout=timeout * len(images), variables=ON_CPU)
+        answers = [line for line in ending.lines if "outputs" in line]
         told = ending.lines[-1] if ending.lines else {}
-        if ending.trouble is not None or "outputs" not in told:
+        if ending.trouble is not None or len(answers) < len(images):
             raise PackageError(
                 f"{model}: {engine.name} cannot {told.get('stage', 'open')} it "
                 f"({_reason(ending)}): {ADVICE[kind]}"
@@ -164,11 +191,13 @@ def _run(
                 f"{engine.name} says it is {told['engine']}: expected {engine.version}; "
                 "install it anew"
             )
-        outputs = [
-            np.load(folder / f"output{number}.npy", allow_pickle=False)
-            for number in range(len(told["outputs"]))
-        ]
-        return outputs, told
+        return [
+            [
+                np.load(folder / f"output{number}_{output}.npy", allow_pickle=False)
+                for output in range(len(answer["outputs"]))
+            ]
+            for number, answer in enumerate(answers)
+        ], told
 
 
 def _check_there(engine: Engine, kind: str) -> None:

@@ -1,8 +1,8 @@
 """The dense steps of clustering as ONNX graphs: opset 17, any number of pixels and numbers.
 
-They do what `spoco_zoo.pixels.HostPixels` does, where the embedding is. `run` carries them as
-files, since it is installed without onnx; this module writes those files, and a test keeps both
-the same:
+They do what `spoco_zoo.pixels.HostPixels` does, where the embedding is; `trial` is another, with
+which `spoco_zoo.providers` tries a device. `run` carries them as files, since it is installed
+without onnx; this module writes those files, and a test keeps both the same:
 
     python -m spoco_zoo.packaging.dense
 """
@@ -74,6 +74,7 @@ def build_graphs() -> dict[str, bytes]:
         "nearest": _nearest,
         "steps": _steps,
         "finite": _finite,
+        "trial": _trial,
     }
     return {
         f"{kind}_{n_axes}d.onnx": build(n_axes)
@@ -207,6 +208,30 @@ def _finite(n_axes: int) -> bytes:
             "stops": (_INT, [n_axes]),
         },
         (total, _FLOAT, []),
+    )
+
+
+def _trial(n_axes: int) -> bytes:
+    """A convolution and a product of matrices: what networks spend their time in.
+
+    A provider may start and still lack the library of one of them.
+    """
+    graph = _Graph()
+    space: list[str | int] = list("zyx"[-n_axes:])
+    kernel: list[str | int] = [f"kernel_{axis}" for axis in space]
+    inner: list[str | int] = [f"inner_{axis}" for axis in space]
+    return graph.finish(
+        f"trial_{n_axes}d",
+        {
+            "image": (_FLOAT, [1, 1, *space]),
+            "kernel": (_FLOAT, [1, 1, *kernel]),
+            "matrix": (_FLOAT, [inner[-1], "m"]),
+        },
+        (
+            graph.add("MatMul", graph.add("Conv", "image", "kernel"), "matrix"),
+            _FLOAT,
+            [1, 1, *inner[:-1], "m"],
+        ),
     )
 
 

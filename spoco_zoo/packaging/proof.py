@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from spoco_zoo.archive import RDF_NAME, read_description
-from spoco_zoo.engines import Engine, run_onnx, run_torchscript, test_core
+from spoco_zoo.engines import Engine, run_images, test_core
 from spoco_zoo.errors import PackageError
 from spoco_zoo.packaging.description import FILES
 from spoco_zoo.packaging.instances import OUTPUT as LABELS
@@ -36,8 +36,8 @@ AGREEMENT = 1e-4  # largest difference allowed, over the mean length of a pixel'
 TILES_AGREE = 1e-5  # the same for tiles on the pooling grid
 
 Run = Callable[[np.ndarray], list[np.ndarray]]  # a normalised image (1, c, *space), its outputs
+_Batch = Callable[[Sequence[np.ndarray]], list[list[np.ndarray]]]  # the same for several
 
-_RUNNERS = {"onnx": run_onnx, "torchscript": run_torchscript}
 _TILE = {2: 512, 3: 64}  # what ilastik cuts, where the least size is not more
 
 
@@ -231,7 +231,8 @@ def prove(
     if images:
         first, direct = _find_first(proof, candidate, direct, images[0])
     if first is not None:
-        _check_agreement(proof, candidate, direct, truth or first, images, on_stage)
+        expected = first(images) if truth is None else [truth(image) for image in images]
+        _check_agreement(proof, candidate, direct, images, expected, on_stage)
     if first is not None and any(candidate.halo):
         name = direct[0].name
         on_stage(f"comparing tiles with the whole in {name}")
@@ -281,21 +282,20 @@ def difference(truth: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> floa
     return worst
 
 
-def _runner(engine: Engine, candidate: Candidate) -> Run:
+def _runner(engine: Engine, candidate: Candidate) -> _Batch:
     assert engine.kind != "bioimageio"
     path = candidate.folder / candidate.weights[engine.kind]
-    run = _RUNNERS[engine.kind]
-    return lambda image: run(engine, path, image)
+    return lambda images: run_images(engine, path, images)
 
 
 def _find_first(
     proof: Proof, candidate: Candidate, engines: Sequence[Engine], image: np.ndarray
-) -> tuple[Run | None, list[Engine]]:
+) -> tuple[_Batch | None, list[Engine]]:
     """Find an engine that opens the package; it and those after it. Note those that do not."""
     for number, engine in enumerate(engines):
         run = _runner(engine, candidate)
         try:
-            run(image)
+            run([image])
         except PackageError as error:
             proof.checks.append(Check("agreement", engine.name, 0.0, AGREEMENT, str(error)))
             continue
@@ -307,26 +307,24 @@ def _check_agreement(
     proof: Proof,
     candidate: Candidate,
     engines: Sequence[Engine],
-    truth: Run,
     images: Sequence[np.ndarray],
+    expected: Sequence[Sequence[np.ndarray]],
     on_stage: Callable[[str], None],
 ) -> None:
     """Compare all engines with the truth on the same images."""
-    expected = [truth(image) for image in images]
     limit = 0.0 if candidate.is_label else AGREEMENT
     for engine in engines:
         on_stage(f"running in {engine.name}")
         run = _runner(engine, candidate)
         try:
-            pairs = zip(expected, images, strict=True)
-            worst = max(difference(outputs, run(image)) for outputs, image in pairs)
+            worst = max(map(difference, expected, run(images)))
         except PackageError as error:
             proof.checks.append(Check("agreement", engine.name, 0.0, limit, str(error)))
             continue
         proof.checks.append(Check("agreement", engine.name, worst, limit))
 
 
-def _check_tiles(proof: Proof, candidate: Candidate, run: Run, engine: str) -> None:
+def _check_tiles(proof: Proof, candidate: Candidate, run: _Batch, engine: str) -> None:
     """Compare tiles, on the grid of the declared steps and off it, with a whole image."""
     halo, step = candidate.halo, candidate.step
     tile = [
@@ -340,34 +338,39 @@ def _check_tiles(proof: Proof, candidate: Candidate, run: Run, engine: str) -> N
     space = [a + size + g for a, size, g in zip(start, tile, grid, strict=True)]
     random = np.random.default_rng(1)
     image = random.normal(size=(1, candidate.channels, *space)).astype(np.float32)
-    whole = run(image)
-    for name, shift, limit in (("tiles", 0, TILES_AGREE), ("tiles off the grid", 1, None)):
-        worst = 0.0
-        for corner in product(*((0, a) for a in start)):
-            places = [
-                slice(a + shift, a + shift + size) for a, size in zip(corner, tile, strict=True)
-            ]
-            every = (slice(None), slice(None))
-            cut = run(np.ascontiguousarray(image[(*every, *places)]))
-            middle = tuple(slice(h, size - h) for h, size in zip(halo, tile, strict=True))
-            for part, all_of_it in zip(cut, whole, strict=True):
-                expected = all_of_it[(*every, *places)][(*every, *middle)]
-                worst = max(worst, difference([expected], [part[(*every, *middle)]]))
-        proof.checks.append(Check(name, engine, worst, limit))
+    every = (slice(None), slice(None))
+    middle = tuple(slice(h, size - h) for h, size in zip(halo, tile, strict=True))
+    corners = list(product(*((0, a) for a in start)))
+    ways = (("tiles", 0, TILES_AGREE), ("tiles off the grid", 1, None))
+    places = [
+        tuple(slice(a + shift, a + shift + size) for a, size in zip(corner, tile, strict=True))
+        for _, shift, _ in ways
+        for corner in corners
+    ]
+    whole, *cuts = run([image, *(np.ascontiguousarray(image[(*every, *p)]) for p in places)])
+    worst = []
+    for place, cut in zip(places, cuts, strict=True):
+        parts = [all_of_it[(*every, *place)][(*every, *middle)] for all_of_it in whole]
+        found = [part[(*every, *middle)] for part in cut]
+        worst.append(max(difference([a], [b]) for a, b in zip(parts, found, strict=True)))
+    for number, (name, _, limit) in enumerate(ways):
+        these = worst[number * len(corners) : (number + 1) * len(corners)]
+        proof.checks.append(Check(name, engine, max(these), limit))
 
 
-def _check_reach(proof: Proof, candidate: Candidate, run: Run, engine: str) -> None:
+def _check_reach(proof: Proof, candidate: Candidate, run: _Batch, engine: str) -> None:
     """Change one pixel and see how far away the result changes; at most the halo."""
     random = np.random.default_rng(2)
     space = [2 * h + 3 * max(s, 8) for h, s in zip(candidate.halo, candidate.step, strict=True)]
     image = random.normal(size=(1, candidate.channels, *space)).astype(np.float32)
-    before = run(image)
-    excess = -max(candidate.halo)
-    for shift in (0, 3):
-        place = [size // 2 + shift for size in space]
-        changed = image.copy()
+    places = [[size // 2 + shift for size in space] for shift in (0, 3)]
+    images = [image, image.copy(), image.copy()]
+    for place, changed in zip(places, images[1:], strict=True):
         changed[(slice(None), slice(None), *(slice(n, n + 1) for n in place))] += 10.0
-        for old, new in zip(before, run(changed), strict=True):
+    before, *after = run(images)
+    excess = -max(candidate.halo)
+    for place, outputs in zip(places, after, strict=True):
+        for old, new in zip(before, outputs, strict=True):
             where = np.argwhere((old != new).any(axis=(0, 1)))
             if len(where):
                 far = np.abs(where - place).max(axis=0)

@@ -21,9 +21,8 @@ from spoco_zoo.labels import BACKGROUND, KNOWN_BACKGROUND, UNLABELED
 from spoco_zoo.normalization import (
     Affine,
     Normalization,
-    ZeroMeanUnitVariance,
     fit_affine,
-    fit_affine_in_slabs,
+    fit_affine_in_parts,
 )
 from spoco_zoo.spec import DataSettings, LabelZero
 
@@ -265,9 +264,12 @@ def _hold(source: Source, normalization: Normalization, zero: LabelZero) -> AnyS
 def _stream(source: Source, normalization: Normalization, zero: LabelZero) -> AnySample:
     """Go through an image once for its statistics, and leave it where it is."""
     is_large = math.prod(source.image.shape) * source.image.dtype.itemsize > _WHOLE_BYTES
-    if is_large and isinstance(normalization, ZeroMeanUnitVariance):
-        affine = fit_affine_in_slabs(
-            lambda: (source.read(box)[0] for box in source.slabs()), normalization
+    if is_large:
+        affine = fit_affine_in_parts(
+            lambda: (source.read(box)[0] for box in source.slabs()),
+            normalization,
+            source.image.shape,
+            source.image.dtype,
         )
     else:
         affine = fit_affine(source.read()[0], normalization)

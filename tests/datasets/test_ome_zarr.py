@@ -125,7 +125,7 @@ def test_what_is_no_ome_zarr_is_refused(tmp_path):
     with pytest.raises(ImageError) as error:
         find(tmp_path)
     assert str(error.value) == (
-        f"{label}: its finest level, 9, cannot be read: expected a Zarr array; copy it again"
+        f"{label}: its level 9 cannot be read: expected a Zarr array; copy it again"
     )
     attributes.write_text("{}")
     with pytest.raises(ImageError) as error:
@@ -154,4 +154,4 @@ def test_without_zarr_the_error_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", refuse)
     with pytest.raises(MissingExtraError) as error:
         find(tmp_path)
-    assert str(error.value) == "OME-Zarr needs zarr: pip install 'spoco-zoo[data]'"
+    assert str(error.value) == "OME-Zarr needs zarr: pip install 'spoco-zoo[volumes]'"

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 import yaml
 
-from spoco_zoo.engines import ENGINES, asking, measure_peak, run_onnx, run_torchscript
+from spoco_zoo.engines import (
+    ENGINES,
+    asking,
+    measure_peak,
+    run_images,
+    run_onnx,
+    run_torchscript,
+)
 from spoco_zoo.errors import MissingExtraError, PackageError
 
 DATA = Path(__file__).parent.parent / "data"
@@ -147,24 +154,43 @@ def test_order_and_bytes_of_the_array_in_memory_do_not_matter(engine, there, cop
     np.testing.assert_array_equal(found, given)
 
 
-@pytest.mark.parametrize(
-    ("engine", "dtype"), with_some("torchscript", (*TYPES, "float16"), ("float32", "int64"))
-)
-def test_numbers_of_every_type_go_through_torchscript_unchanged(engine, there, scripts, dtype):
+@pytest.mark.parametrize("engine", of_kind("torchscript"))
+def test_arrays_of_every_type_and_shape_go_through_torchscript_unchanged(engine, there, scripts):
     there(engine)
-    given = values(dtype, (3, 1, 4))
-    first, second = run_torchscript(engine, scripts / "copy.pt", given)
-    assert_same_bits(first, given)
-    assert_same_bits(second, given.ravel())
+    given = [values(dtype, (3, 1, 4)) for dtype in (*TYPES, "float16")]
+    given += [values("float32", shape) for shape in SHAPES]
+    answers = run_images(engine, scripts / "copy.pt", given)
+    for (first, second), array in zip(answers, given, strict=True):
+        assert_same_bits(first, array)
+        assert_same_bits(second, array.reshape(-1))
 
 
-@pytest.mark.parametrize(("engine", "shape"), with_some("torchscript", SHAPES, SHAPES[::2]))
-def test_arrays_of_every_shape_go_through_torchscript_unchanged(engine, there, scripts, shape):
+@pytest.mark.parametrize("engine", of_kind("onnx"))
+def test_several_images_at_once_give_what_each_gives_alone(engine, there):
     there(engine)
-    given = values("float32", shape)
-    first, second = run_torchscript(engine, scripts / "copy.pt", given)
-    assert_same_bits(first, given)
-    assert_same_bits(second, given.reshape(-1))
+    model = DATA / "tiny_package" / "weights.onnx"
+    images = [values("int16", (1, 1, *space)).astype(np.float32) for space in ((4, 6), (8, 2))]
+    answers = run_images(engine, model, images)
+    for outputs, image in zip(answers, images, strict=True):
+        alone = run_onnx(engine, model, image)
+        assert len(outputs) == len(alone)
+        for found, truth in zip(outputs, alone, strict=True):
+            assert_same_bits(found, truth)
+    assert run_images(engine, model, []) == []
+    with pytest.raises(PackageError) as error:
+        run_images(engine, model, [*images, np.zeros((1, 3, 8, 8), np.float32)])
+    assert str(error.value).startswith(f"{model.resolve()}: {engine.name} cannot run it (")
+
+
+def test_an_engine_that_answers_for_some_images_alone_is_not_believed(fake, tmp_path):
+    model = tmp_path / "model.onnx"
+    model.write_bytes(b"x")
+    engine = fake('print(\'{"engine": "1", "stage": "run", "outputs": []}\')')
+    with pytest.raises(PackageError) as error:
+        run_images(engine, model, [np.zeros(1), np.zeros(2)])
+    assert str(error.value) == (
+        f"{model}: Fake 1 cannot run it (it gave no answer): {asking.ADVICE['onnx']}"
+    )
 
 
 @pytest.mark.parametrize("engine", of_kind("torchscript"))

@@ -1,7 +1,7 @@
-"""Run an ONNX file in the ONNX Runtime of this Python: MODEL INPUT.npy PREFIX.
+"""Run an ONNX file in the ONNX Runtime of this Python: MODEL INPUT.npy PREFIX [INPUT PREFIX ...].
 
-Writes PREFIX0.npy, PREFIX1.npy ... and prints one line of JSON; without arguments, only the
-version.
+Writes PREFIX0.npy, PREFIX1.npy ... and prints one line of JSON for each input; without arguments,
+only the version.
 """
 
 import json
@@ -27,28 +27,36 @@ def peak_bytes() -> int | None:
 def main(words: list[str]) -> int:
     """Run the model; the exit code is 1 where the engine refuses."""
     told: dict[str, object] = {"engine": onnxruntime.__version__}
-    if words:
-        model, image, prefix = words
+    if not words:
+        tell(told)
+        return 0
+    try:
         told["stage"] = "open"
-        try:
-            options = onnxruntime.SessionOptions()
-            options.log_severity_level = 4
-            session = onnxruntime.InferenceSession(
-                model, options, providers=["CPUExecutionProvider"]
-            )
-            told["stage"] = "run"
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        session = onnxruntime.InferenceSession(
+            words[0], options, providers=["CPUExecutionProvider"]
+        )
+        told["stage"] = "run"
+        name = session.get_inputs()[0].name
+        for image, prefix in zip(words[1::2], words[2::2], strict=True):
             start = time.perf_counter()
-            name = session.get_inputs()[0].name
             outputs = session.run(None, {name: np.load(image, allow_pickle=False)})
             told["seconds"] = time.perf_counter() - start
             for number, output in enumerate(outputs):
                 np.save(f"{prefix}{number}.npy", output, allow_pickle=False)
             told["peak_bytes"] = peak_bytes()
-            told["outputs"] = [list(output.shape) for output in outputs]
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is the answer
-            told["error"] = str(error) or type(error).__name__
-    sys.stdout.write("\n" + json.dumps(told) + "\n")
-    return int("error" in told)
+            tell(told | {"outputs": [list(output.shape) for output in outputs]})
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is the answer
+        tell(told | {"error": str(error) or type(error).__name__})
+        return 1
+    return 0
+
+
+def tell(words: dict[str, object]) -> None:
+    """Print one line of JSON, on a line of its own whatever was printed before."""
+    sys.stdout.write("\n" + json.dumps(words) + "\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

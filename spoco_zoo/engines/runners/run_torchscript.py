@@ -1,7 +1,7 @@
-"""Run a TorchScript file in the PyTorch of this Python: MODEL INPUT.npy PREFIX.
+"""Run a TorchScript file in the PyTorch of this Python: MODEL INPUT.npy PREFIX [INPUT PREFIX ...].
 
-Writes PREFIX0.npy, PREFIX1.npy ... and prints one line of JSON; without arguments, only the
-version.
+Writes PREFIX0.npy, PREFIX1.npy ... and prints one line of JSON for each input; without arguments,
+only the version.
 """
 
 import json
@@ -29,13 +29,15 @@ def main(words: list[str]) -> int:
     """Run the model; the exit code is 1 where the engine refuses."""
     told: dict[str, object] = {"engine": str(torch.__version__).partition("+")[0]}
     warnings.simplefilter("ignore")
-    if words:
-        model, image, prefix = words
+    if not words:
+        tell(told)
+        return 0
+    try:
         told["stage"] = "open"
-        try:
-            module = torch.jit.load(model, map_location="cpu")  # type: ignore[no-untyped-call]
-            module.eval()
-            told["stage"] = "run"
+        module = torch.jit.load(words[0], map_location="cpu")  # type: ignore[no-untyped-call]
+        module.eval()
+        told["stage"] = "run"
+        for image, prefix in zip(words[1::2], words[2::2], strict=True):
             start = time.perf_counter()
             with torch.no_grad():
                 result = module(torch.from_numpy(np.load(image, allow_pickle=False)))
@@ -44,11 +46,17 @@ def main(words: list[str]) -> int:
             for number, output in enumerate(outputs):
                 np.save(f"{prefix}{number}.npy", output.numpy(), allow_pickle=False)
             told["peak_bytes"] = peak_bytes()
-            told["outputs"] = [list(output.shape) for output in outputs]
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is the answer
-            told["error"] = str(error) or type(error).__name__
-    sys.stdout.write("\n" + json.dumps(told) + "\n")
-    return int("error" in told)
+            tell(told | {"outputs": [list(output.shape) for output in outputs]})
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is the answer
+        tell(told | {"error": str(error) or type(error).__name__})
+        return 1
+    return 0
+
+
+def tell(words: dict[str, object]) -> None:
+    """Print one line of JSON, on a line of its own whatever was printed before."""
+    sys.stdout.write("\n" + json.dumps(words) + "\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

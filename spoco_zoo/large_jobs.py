@@ -1,0 +1,378 @@
+"""Inputs larger than memory, one after the other: where results go, who works, what is told.
+
+`jobs` does the same for images that fit into memory.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal
+
+import numpy as np
+
+from spoco_zoo.block_jobs import BlockWishes, has_begun, work_folder
+from spoco_zoo.distributed import (
+    Measured,
+    Progress,
+    Segmented,
+    clear,
+    measure_block,
+    measure_instances,
+    segment_image,
+)
+from spoco_zoo.errors import DeviceError, ImageError, SettingError
+from spoco_zoo.files import refuse_existing
+from spoco_zoo.large_results import write_large_results
+from spoco_zoo.machine import count_cores, count_gpus, read_gpus
+from spoco_zoo.machine import read_memory as read_machine_memory
+from spoco_zoo.package import Package
+from spoco_zoo.recipe import Recipe
+from spoco_zoo.results import name_files
+from spoco_zoo.stores import is_remote
+from spoco_zoo.volumes import Volume, group_images, is_volume, open_volumes
+from spoco_zoo.workers import Cluster, Here, Pool
+
+_USUAL_BYTES = 3_600_000_000  # for a worker, where there is as much
+
+
+@dataclass(frozen=True)
+class LargeWishes:
+    """What a user says of large inputs."""
+
+    into: bool = False
+    level: int = 0
+    channels: str | None = None
+    name: str = "instances"
+    ome_zarr: Literal["0.4", "0.5"] | None = None
+    workers: int | None = None
+    memory: str | None = None
+    block: str | None = None
+    scheduler: str | None = None
+    scratch: Path | None = None
+    skip_damaged: bool = False
+    mask: str | None = None
+    device: str = "auto"
+    precision: str = "float32"
+    kinds: tuple[str, ...] = ("labels",)
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class ImageJob:
+    """One image of the inputs, all its points in time, and where its labels go."""
+
+    volumes: list[Volume]
+    target: str | None  # None for the store of the image
+    beside: Path | None  # the label TIFF that other results lie beside, had it been written
+
+
+def is_large(inputs: Sequence[str], out: str | None, *, into: bool) -> bool:
+    """Whether to work in blocks: for OME-Zarr, addresses, and where OME-Zarr is asked for."""
+    return into or is_zarr(out) or any(is_volume(entry) for entry in inputs)
+
+
+def is_zarr(path: Path | str | None) -> bool:
+    """Whether a path is to be an OME-Zarr, by its name."""
+    return path is not None and str(path).rstrip("/").lower().endswith(".zarr")
+
+
+def list_jobs(
+    inputs: Sequence[str], out: str | None, package: Package, wishes: LargeWishes
+) -> list[ImageJob]:
+    """Open all inputs and say where the results of each image go.
+
+    Raises:
+        ImageError: An input cannot be opened, or has not what is asked for.
+        SettingError: Results of two images would have one name, or there is no place for them.
+    """
+    channels = None if wishes.channels is None else wishes.channels.split(",")
+    volumes: list[Volume] = []
+    for entry in inputs:
+        volumes += open_volumes(entry, package.n_axes, level=wishes.level, channels=channels)
+    for volume in volumes:
+        if volume.shape[0] != package.channels:
+            raise ImageError(
+                f"{volume.url}: has {volume.shape[0]} channels: {package.name} was trained on "
+                f"{package.channels}; select with --channels"
+            )
+    images = group_images(volumes)
+    _check_out(out, len(images), wishes)
+    jobs = [_place(image, out, wishes) for image in images]
+    if not wishes.into:
+        targets = [job.target for job in jobs]
+        twice = next((target for target in targets if targets.count(target) > 1), None)
+        if twice is not None:
+            raise SettingError(
+                f"two images would both be written to {twice}: run them into separate folders"
+            )
+    return jobs
+
+
+def _check_out(out: str | None, images: int, wishes: LargeWishes) -> None:
+    """Refuse an --out that has no place for all results."""
+    if out is None and not wishes.into:
+        raise SettingError("no --out is given: expected NAME.ome.zarr, a folder, or --into")
+    if out is None and set(wishes.kinds) != {"labels"}:
+        raise SettingError(
+            "--save asks for more than labels, which do not go into the input: give a folder for "
+            "them with --out"
+        )
+    if is_zarr(out) and images > 1 and not wishes.into:
+        raise SettingError(
+            f"--out is {out} for {images} images: expected a folder, or --into to put labels "
+            "into the store of each image"
+        )
+
+
+def _place(image: list[Volume], out: str | None, wishes: LargeWishes) -> ImageJob:
+    """Say where the results of an image go."""
+    if out is None:
+        return ImageJob(image, None, None)
+    name = _bare(image[0].name)
+    target = f"{out.rstrip('/')}/{name}.ome.zarr"
+    folder = Path(out)
+    if is_zarr(out):
+        name, target, folder = _bare(Path(out).name), out, Path(out).parent
+    beside = None if is_remote(out) else folder / f"{name}.tif"
+    return ImageJob(image, None if wishes.into else target, beside)
+
+
+def _bare(name: str) -> str:
+    return re.sub(r"(\.ome)?\.(zarr|tiff?)$", "", name, flags=re.IGNORECASE)
+
+
+def read_memory(text: str | None, workers: int) -> int:
+    """Read what a worker may take: such as 4GB, or what there is where left out.
+
+    Raises:
+        SettingError: It is no amount of memory.
+    """
+    if text is None:
+        machine = read_machine_memory()
+        free = None if machine is None else machine.free_bytes
+        return _USUAL_BYTES if free is None else min(_USUAL_BYTES, int(0.85 * free / workers))
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", text, flags=re.IGNORECASE)
+    if not found:
+        raise SettingError(f"--memory is {text}: expected an amount such as 4GB")
+    base = 1024 if found[3] else 1000
+    return int(float(found[1]) * base ** " kmgt".index(found[2].lower() or " "))
+
+
+def read_block(text: str | None, n_axes: int) -> tuple[int, ...] | None:
+    """Read one number of pixels, or one per axis with commas.
+
+    Raises:
+        SettingError: It is none of these.
+    """
+    if text is None:
+        return None
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() and int(word) for word in words) or len(words) not in (1, n_axes):
+        raise SettingError(
+            f"--block is {text}: expected one number of pixels, or {n_axes} with commas"
+        )
+    sizes = [int(word) for word in words]
+    return tuple(sizes * n_axes if len(sizes) == 1 else sizes)
+
+
+def read_side(text: str | None) -> int | None:
+    """Read a block of an image that is run as a whole: one number of pixels.
+
+    Raises:
+        SettingError: It is no such number.
+    """
+    if text is None:
+        return None
+    if not text.strip().isdecimal() or not int(text):
+        raise SettingError(f"--block is {text}: expected one number of pixels, at least 1")
+    return int(text)
+
+
+class LargeRun:
+    """A package, its inputs, and how they are run."""
+
+    def __init__(
+        self,
+        package: Package,
+        recipe: Recipe,
+        jobs: list[ImageJob],
+        wishes: LargeWishes,
+    ) -> None:
+        """Find out who works and with how much memory.
+
+        Raises:
+            DeviceError: The device is not there.
+            SettingError: A wish is impossible.
+        """
+        self.package = package
+        self.jobs = jobs
+        self.wishes = wishes
+        gpus = 0 if wishes.device == "cpu" else count_gpus()
+        if wishes.device == "cuda" and not gpus and wishes.scheduler is None:
+            raise DeviceError(
+                "cuda was asked for, but no NVIDIA GPU with a driver is found: use --device cpu"
+            )
+        self.device = "cuda" if gpus or wishes.device == "cuda" else "cpu"
+        if wishes.workers is not None and wishes.workers < 1:
+            raise SettingError(f"--workers is {wishes.workers}: expected at least 1")
+        self.workers = wishes.workers or gpus or count_cores()
+        memory = read_memory(wishes.memory, self.workers)
+        while wishes.workers is None and wishes.memory is None and self.workers > 1:
+            if memory >= 2_000_000_000:
+                break
+            self.workers -= 1
+            memory = read_memory(None, self.workers)
+        masks = [] if wishes.mask is None else open_volumes(wishes.mask, package.n_axes)
+        for volume in (volume for job in jobs for volume in job.volumes if masks):
+            if len(masks) != 1 or masks[0].space != volume.space:
+                raise ImageError(
+                    f"{wishes.mask}: has shape {masks[0].space}: expected one mask of the shape of "
+                    f"the image, {volume.space}"
+                )
+        self.plan = BlockWishes(
+            recipe=recipe,
+            memory_bytes=memory,
+            block=read_block(wishes.block, package.n_axes),
+            name=wishes.name,
+            version=wishes.ome_zarr,
+            scratch=wishes.scratch,
+            device=self.device,
+            precision=wishes.precision,
+            mask=masks[0] if masks else None,
+            skips_damage=wishes.skip_damaged,
+            overwrite=wishes.overwrite,
+            keeps_work=True,
+        )
+
+    @contextmanager
+    def pool(self, workers: int | None = None) -> Iterator[Pool]:
+        """Start workers, or find those of a scheduler."""
+        folder = work_folder(self.jobs[0].volumes[0], self.jobs[0].target, self.plan)
+        with ExitStack() as stack:
+            if self.wishes.scheduler is not None:
+                folder.parent.mkdir(parents=True, exist_ok=True)
+                place = self.package.location.absolute()
+                yield stack.enter_context(
+                    Cluster.connect(self.wishes.scheduler, folder.parent, place)
+                )
+            elif (workers or self.workers) == 1 and self._is_small():
+                yield Here()
+            else:
+                # beyond this a worker is ended, and its block tried smaller
+                most = max(int(1.3 * self.plan.memory_bytes), 1_500_000_000)
+                temporary = stack.enter_context(TemporaryDirectory(prefix="spoco-zoo-"))
+                count = workers or self.workers
+                yield stack.enter_context(Cluster.start(count, most, Path(temporary)))
+
+    def measure(self, pool: Pool) -> Measured:
+        """Try one block of the first image, and keep nothing of it."""
+        with TemporaryDirectory(prefix="spoco-zoo-") as folder:
+            place = self.wishes.scratch or Path(folder)
+            before = _free_on_gpu() if self.device == "cuda" else None
+            measured = measure_block(
+                self.jobs[0].volumes[0], self.package, place / "trial", self.plan, pool
+            )
+            after = None if before is None else _free_on_gpu()  # the worker still holds it
+            taken = None if before is None or after is None else max(before - after, 0)
+            return replace(measured, gpu_bytes=taken)
+
+    def run(self, job: ImageJob, pool: Pool, progress: Progress) -> Segmented:
+        """Segment one image and write all its results.
+
+        Raises:
+            SpocoZooError: It cannot be done; the same command goes on later.
+        """
+        files = self._name_files(job)
+        # what lies there of work that has begun is of this very work
+        folder = work_folder(job.volumes[0], job.target, self.plan)
+        overwrite = self.wishes.overwrite or has_begun(folder)
+        for path in (path for named in files for path in named.values()):
+            refuse_existing(path, overwrite=overwrite)
+        places = tuple(named.pop("embeddings") for named in files if "embeddings" in named)
+        plan = replace(self.plan, embeddings=places)
+        done = segment_image(job.volumes, self.package, job.target, plan, pool, progress)
+        for part, named in zip(done.jobs, files, strict=True):
+            found = None
+            if named.keys() - {"overlay"}:
+                found = measure_instances(replace(part, labels=done.store), pool, progress)
+            progress("writing results", 0, 1)
+            write_large_results(named, part.volume, done.store, found, overwrite=overwrite)
+            progress("writing results", 1, 1)
+        clear(done)
+        return done
+
+    def _name_files(self, job: ImageJob) -> list[dict[str, Path]]:
+        """Say where results other than labels go, for each point in time."""
+        kinds = [kind for kind in self.wishes.kinds if kind != "labels"]
+        if job.beside is None or not kinds:
+            return [{} for _ in job.volumes]
+        names = [
+            job.beside.stem + ("" if volume.time is None else f"_t{volume.time:04}")
+            for volume in job.volumes
+        ]
+        return [name_files(job.beside.with_name(f"{name}.tif"), kinds) for name in names]
+
+    def _is_small(self) -> bool:
+        """Whether it is not worth a worker: all images together are a few megapixels."""
+        pixels = sum(math.prod(v.space) for job in self.jobs for v in job.volumes)
+        return pixels <= 1 << 24
+
+
+def tell_plan(run: LargeRun, measured: Measured) -> list[tuple[str, str]]:
+    """Say what a run will take, by the block that was tried."""
+    job, first = measured.job, measured.job.volume
+    volumes = [volume for image in run.jobs for volume in image.volumes]
+    blocks = sum(
+        math.prod(math.ceil(n / b) for n, b in zip(v.space, job.layout.block, strict=True))
+        for v in volumes
+    )
+    tried = job.layout.box(_middle(job.layout.counts))
+    more = sum(math.prod(v.space) for v in volumes) / math.prod(s.stop - s.start for s in tried)
+    raw = sum(math.prod(v.shape) * np.dtype(v.dtype).itemsize for v in volumes)
+    # what is found is kept until the end, then filled, then written
+    disk = 3 * measured.disk_bytes * more
+    gpu = "not told by its driver" if measured.gpu_bytes is None else _size(measured.gpu_bytes)
+    return [
+        ("images", f"{len(run.jobs)} ({len(volumes)} with all points in time, {_size(raw)})"),
+        ("first image", f"{first.url}: {_sides(first.space)} pixels, {first.dtype}"),
+        ("blocks", f"{blocks} of {_sides(job.layout.block)} pixels"),
+        ("at once", f"{_sides(job.inner)} pixels; tiles of {_sides(job.tile or job.inner)}"),
+        ("workers", f"{run.workers} on {run.device}"),
+        ("peak memory", f"{_size(measured.peak_bytes)} for each worker, measured on one block"),
+        *([("GPU memory", f"{gpu} for each worker")] if run.device == "cuda" else []),
+        ("disk", f"about {_size(disk)} while it works, a third of it at the end"),
+        (
+            "time",
+            f"about {_clock(measured.seconds * more / run.workers)}; "
+            f"the network takes {measured.network_s / max(measured.seconds, 1e-9):.0%} of a block",
+        ),
+    ]
+
+
+def _sides(sizes: Sequence[int]) -> str:
+    return " x ".join(map(str, sizes))
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
+
+
+def _free_on_gpu() -> int | None:
+    gpus, _ = read_gpus()
+    return gpus[0].free_bytes if gpus else None
+
+
+def _middle(counts: Sequence[int]) -> int:
+    return int(np.ravel_multi_index([count // 2 for count in counts], counts))
+
+
+def _clock(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

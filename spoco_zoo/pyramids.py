@@ -1,0 +1,56 @@
+"""Which coarser levels a large label image has.
+
+Each level halves the axes along which pixels are short, until a pixel is about as long as wide and
+deep, and then all, so that a thin stack keeps its slices in the first of them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+
+from spoco_zoo.tiling import Box
+
+_SMALLEST = 256  # pixels: a level whose axes are all at most so long needs no coarser one
+
+
+@dataclass(frozen=True)
+class LabelLevel:
+    """One resolution of a label image, in space axes."""
+
+    shape: tuple[int, ...]
+    chunks: tuple[int, ...]
+    factors: tuple[int, ...]  # how many pixels of level 0 one pixel stands for, on each axis
+
+    def boxes(self) -> list[Box]:
+        """List its chunks as boxes, last axis fastest."""
+        starts = (range(0, n, c) for n, c in zip(self.shape, self.chunks, strict=True))
+        sides = tuple(zip(self.chunks, self.shape, strict=True))
+        return [
+            tuple(slice(a, min(a + c, n)) for a, (c, n) in zip(start, sides, strict=True))
+            for start in product(*starts)
+        ]
+
+
+def plan_levels(
+    shape: tuple[int, ...], chunks: tuple[int, ...], scale_um: Sequence[float] | None
+) -> tuple[LabelLevel, ...]:
+    """List the levels of a label image, the finest first; chunks stay of one size."""
+    size = np.array(scale_um or (1.0,) * len(shape))
+    levels = [LabelLevel(shape, chunks, (1,) * len(shape))]
+    while max(levels[-1].shape) > _SMALLEST:
+        above = levels[-1]
+        length = size * above.factors
+        can = np.array(above.shape) > 1
+        halved = can & (length < length[can].min() * 2**0.5)
+        step = [2 if is_halved else 1 for is_halved in halved]
+        coarse = tuple(-(-n // s) for n, s in zip(above.shape, step, strict=True))
+        levels.append(
+            LabelLevel(
+                coarse,
+                tuple(min(c, n) for c, n in zip(chunks, coarse, strict=True)),
+                tuple(f * s for f, s in zip(above.factors, step, strict=True)),
+            )
+        )
+    return tuple(levels)

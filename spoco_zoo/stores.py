@@ -1,0 +1,166 @@
+"""Folders of small files on this machine or behind an address of fsspec, as zarr keeps arrays.
+
+What the files mean is nobody's business here. zarr and fsspec are an extra and imported where a
+store is opened.
+"""
+
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import unquote, urlsplit
+
+from spoco_zoo.errors import ImageError, MissingExtraError
+
+T = TypeVar("T")
+
+MARKS = (".zarray", "zarr.json")  # where one of them is, there may be an array
+
+
+def clean_address(url: str | Path) -> str:
+    """Write a path or an address in one way.
+
+    A path is absolute, since other processes may work in another folder, `file://` is a path,
+    and an address has no slash at its end.
+    """
+    text = str(url)
+    if text.startswith("file://"):
+        text = unquote(urlsplit(text).path)
+    return text.rstrip("/") if is_remote(text) else str(Path(text).absolute())
+
+
+def is_remote(url: str) -> bool:
+    """Whether a clean address is one of fsspec rather than a path."""
+    return re.match(r"[a-z][a-z0-9+.-]+://", url, re.IGNORECASE) is not None or "::" in url
+
+
+def join(url: str, *parts: str) -> str:
+    """Put names behind an address."""
+    return "/".join([url.rstrip("/"), *(part.strip("/") for part in parts if part)])
+
+
+def open_store(url: str, *, read_only: bool = True) -> Any:  # noqa: ANN401 - zarr is an extra
+    """Open a store of zarr, on this machine or through fsspec.
+
+    Raises:
+        MissingExtraError: zarr, fsspec or the backend of the address is not installed.
+        ImageError: No backend knows such an address.
+    """
+    zarr = import_zarr()
+    if not is_remote(url):
+        return zarr.storage.LocalStore(url, read_only=read_only)
+    return with_backend(url, lambda: zarr.storage.FsspecStore.from_url(url, read_only=read_only))
+
+
+def with_backend(url: str, use: Callable[[], T]) -> T:
+    """Do something that needs the backend of an address, and say so where it is missing.
+
+    Raises:
+        MissingExtraError: The backend is not installed.
+        ImageError: There is no such backend.
+    """
+    scheme = url.split("://")[0]
+    try:
+        return use()
+    except ImportError as error:
+        backends = {"s3": "s3fs", "gs": "gcsfs", "http": "aiohttp requests"}
+        backend = {**backends, "https": "aiohttp requests", "az": "adlfs"}.get(scheme)
+        how = f"pip install {backend}" if backend else "install the one for it"
+        raise MissingExtraError(
+            f"{url}: {scheme}:// needs a backend of fsspec that is not installed: {how}"
+        ) from error
+    except ValueError as error:
+        if "not known" not in str(error):  # as fsspec says it of the scheme
+            raise
+        raise ImageError(
+            f"{url}: {scheme}:// is an unknown kind of address: expected a path, or s3://, "
+            "gs://, https:// and others that fsspec knows"
+        ) from error
+
+
+def import_zarr() -> Any:  # noqa: ANN401 - an extra
+    """Import zarr with its stores.
+
+    Raises:
+        MissingExtraError: It is not installed.
+    """
+    try:
+        import fsspec  # noqa: F401 - needed for addresses, and part of the same extra
+        import zarr
+        import zarr.storage
+    except ImportError as error:
+        raise MissingExtraError("OME-Zarr needs zarr: pip install 'spoco-zoo[volumes]'") from error
+    return zarr
+
+
+def get(url: str, key: str) -> bytes | None:
+    """Read one file of a store; None where it is not there.
+
+    Raises:
+        OSError: The disk or backend refuses it.
+    """
+    if not is_remote(url):
+        path = Path(url, key)
+        return path.read_bytes() if path.is_file() else None
+    files, root = _files(url)
+    try:
+        return bytes(files.cat_file(f"{root}/{key}"))
+    except FileNotFoundError:
+        return None
+
+
+def find_stamp(url: str, keys: Sequence[str]) -> object | None:
+    """Tell what is at a place from what was there before it; None where nothing is.
+
+    Elsewhere than on this machine, all that is told is whether one of the files is there.
+    """
+    for key in keys:
+        if is_remote(url):
+            if get(url, key) is not None:
+                return key
+            continue
+        with suppress(FileNotFoundError, NotADirectoryError):
+            found = Path(url, key).stat()
+            return key, found.st_ino, found.st_mtime_ns, found.st_size
+    return None
+
+
+def put(url: str, key: str, content: bytes) -> None:
+    """Write one file of a store."""
+    if not is_remote(url):
+        Path(url).mkdir(parents=True, exist_ok=True)
+        Path(url, key).write_bytes(content)
+        return
+    files, root = _files(url)
+    files.pipe_file(f"{root}/{key}", content)
+
+
+def delete(url: str, key: str | None = None) -> None:
+    """Delete one file of a store, or all of it; nothing where it is not there."""
+    if not is_remote(url):
+        if key is None:
+            shutil.rmtree(url, ignore_errors=True)
+        else:
+            Path(url, key).unlink(missing_ok=True)
+        return
+    files, root = _files(url)
+    place = root if key is None else f"{root}/{key}"
+    if files.exists(place):
+        files.rm(place, recursive=key is None)
+
+
+def has_group(url: str) -> bool:
+    """Whether a place holds anything on this machine, or a group of zarr elsewhere."""
+    if not is_remote(url):
+        return Path(url).exists()
+    return any(get(url, key) is not None for key in (".zgroup", "zarr.json"))
+
+
+def _files(url: str) -> tuple[Any, str]:
+    import_zarr()
+    from fsspec.core import url_to_fs
+
+    files, root = with_backend(url, lambda: url_to_fs(url))
+    return files, str(root).rstrip("/")
