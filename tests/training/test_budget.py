@@ -7,6 +7,7 @@ import json
 import shutil
 import sys
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -173,6 +174,15 @@ def test_only_networks_that_want_foreground_are_told_which_part_is_labelled(spec
         rules = spec.clustering.model_copy(update={"foreground": rule})
         changed = spec.model_copy(update={"net": net, "clustering": rules})
         assert cell_spec(changed, Cell("spoco", 0.1, 1)).loss.labelled_ratio == expected
+
+
+def test_the_sparse_recipe_of_the_zoo_is_a_cell_of_the_grid_of_the_benchmarks():
+    root = Path(__file__).parents[2]
+    cell = cell_spec(
+        load_spec(root / "benchmarks/budget-nuclei-2d/grid.yaml"), Cell("spoco", 0.1, 1)
+    )
+    recipe = load_spec(root / "specs/nuclei-2d-sparse.yaml")
+    assert recipe == cell.model_copy(update={"name": recipe.name, "card": recipe.card})
 
 
 # --- the grid
