@@ -32,7 +32,7 @@ app = typer.Typer(
 )
 
 Device = Literal["auto", "cpu", "cuda"]
-Overwrite = Annotated[bool, typer.Option(help="Replace what is there already.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there already.")]
 
 
 class Method(StrEnum):
@@ -201,7 +201,9 @@ def run(
             "of OME-Zarr also embeddings."
         ),
     ] = "labels",
-    overlay: Annotated[bool, typer.Option(help="The same as `overlay` in --save.")] = False,
+    overlay: Annotated[
+        bool, typer.Option("--overlay", help="The same as `overlay` in --save.")
+    ] = False,
     recipe: Annotated[
         Path | None, typer.Option(help="Recipe of `fit`; that of the package otherwise.")
     ] = None,
@@ -232,30 +234,53 @@ def run(
     ] = "float32",
     overwrite: Overwrite = False,
     into: Annotated[
-        bool, typer.Option(help="Put labels into the OME-Zarr that they are of, as labels/NAME.")
+        bool,
+        typer.Option(
+            "--into", help="In blocks: put labels into the OME-Zarr of the image, as labels/NAME."
+        ),
     ] = False,
-    name: Annotated[str, typer.Option(help="Of the labels in an OME-Zarr.")] = "instances",
+    name: Annotated[
+        str, typer.Option(help="In blocks: name of the labels in an OME-Zarr.")
+    ] = "instances",
+    ome_zarr: Annotated[
+        Literal["0.4", "0.5"] | None,
+        typer.Option(
+            help="In blocks: format of a new store; 0.4 otherwise, which more programs read."
+        ),
+    ] = None,
     level: cli_large.Level = 0,
     channels: cli_large.Channels = None,
     workers: cli_large.Workers = None,
     memory: cli_large.Memory = None,
     scheduler: Annotated[
-        str | None, typer.Option(help="A Dask scheduler, such as tcp://10.0.0.1:8786.")
+        str | None,
+        typer.Option(
+            help="In blocks: Dask scheduler whose workers to use: an address such as "
+            "tcp://10.0.0.1:8786, or its scheduler file."
+        ),
     ] = None,
     scratch: Annotated[
-        Path | None, typer.Option(help="Folder for work in progress; beside the result otherwise.")
+        Path | None,
+        typer.Option(help="In blocks: folder for work in progress; beside the result otherwise."),
     ] = None,
     skip_damaged: Annotated[
-        bool, typer.Option(help="Take chunks that cannot be decoded as 0, and name them.")
+        bool,
+        typer.Option(
+            "--skip-damaged",
+            help="In blocks: take chunks that cannot be decoded as 0, and name them.",
+        ),
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option(help="Only try one block of a large image and tell what all will take.")
+        bool,
+        typer.Option(
+            "--dry-run", help="In blocks: only try one and tell what all take, as `plan`."
+        ),
     ] = False,
 ) -> None:
     """Find the instances of images; write them as label images and for other programs.
 
-    OME-Zarr, and all that is written as OME-Zarr, is worked on in blocks, by several processes:
-    options from --into on are for these. The same command goes on where it was ended.
+    Images in OME-Zarr, and all that is written as OME-Zarr, are run in blocks and may be larger
+    than memory; the same command, given again, goes on where it ended. Others are run as a whole.
     """
     from spoco_zoo.choices import Flags, read_recipe
     from spoco_zoo.large_jobs import LargeWishes, is_large
@@ -267,6 +292,7 @@ def run(
     flags = Flags(word, bandwidth, min_size, threshold, chosen, has_mask=mask is not None)
     wishes = LargeWishes(
         into=into,
+        ome_zarr=ome_zarr,
         level=level,
         channels=channels,
         name=name,

@@ -229,6 +229,8 @@ def open_volumes(
         MissingExtraError: zarr, fsspec or the backend of the address is not installed.
     """
     address = clean_address(url)
+    if not is_remote(address) and not os.path.exists(address):
+        raise ImageError(f"{address}: does not exist: expected an OME-Zarr or a TIFF")
     wish = _Wish(n_axes, level, channels)
     if address.lower().endswith(TIFF_SUFFIXES):
         return _tiff_volumes(address, wish)
