@@ -16,12 +16,12 @@ from spoco_zoo.errors import MissingExtraError
 if TYPE_CHECKING:
     from spoco_zoo.clustering import cluster
     from spoco_zoo.evaluation import evaluate
-    from spoco_zoo.large_jobs import segment_volume
     from spoco_zoo.metrics import score
     from spoco_zoo.package import load_package
     from spoco_zoo.packaging import export_package
     from spoco_zoo.segmentation import segment
     from spoco_zoo.training import train
+    from spoco_zoo.volume_segmentation import segment_volume
 
 __all__ = [
     "cluster",
@@ -41,7 +41,7 @@ _ROOMS = {
     "load_package": "package",
     "score": "metrics",
     "segment": "segmentation",
-    "segment_volume": "large_jobs",
+    "segment_volume": "volume_segmentation",
     "train": "training",
 }
 _EXTRAS = {  # what for, the extra, and what it has to bring

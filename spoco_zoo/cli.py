@@ -233,49 +233,17 @@ def run(
         typer.Option(help="float16 is for cuda; instances may then differ a little."),
     ] = "float32",
     overwrite: Overwrite = False,
-    into: Annotated[
-        bool,
-        typer.Option(
-            "--into", help="In blocks: put labels into the OME-Zarr of the image, as labels/NAME."
-        ),
-    ] = False,
-    name: Annotated[
-        str, typer.Option(help="In blocks: name of the labels in an OME-Zarr.")
-    ] = "instances",
-    ome_zarr: Annotated[
-        Literal["0.4", "0.5"] | None,
-        typer.Option(
-            help="In blocks: format of a new store; 0.4 otherwise, which more programs read."
-        ),
-    ] = None,
+    into: cli_large.Into = False,
+    name: cli_large.Name = "instances",
+    ome_zarr: cli_large.Format = None,
     level: cli_large.Level = 0,
     channels: cli_large.Channels = None,
     workers: cli_large.Workers = None,
     memory: cli_large.Memory = None,
-    scheduler: Annotated[
-        str | None,
-        typer.Option(
-            help="In blocks: Dask scheduler whose workers to use: an address such as "
-            "tcp://10.0.0.1:8786, or its scheduler file."
-        ),
-    ] = None,
-    scratch: Annotated[
-        Path | None,
-        typer.Option(help="In blocks: folder for work in progress; beside the result otherwise."),
-    ] = None,
-    skip_damaged: Annotated[
-        bool,
-        typer.Option(
-            "--skip-damaged",
-            help="In blocks: take chunks that cannot be decoded as 0, and name them.",
-        ),
-    ] = False,
-    dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run", help="In blocks: only try one and tell what all take, as `plan`."
-        ),
-    ] = False,
+    scheduler: cli_large.Scheduler = None,
+    scratch: cli_large.Scratch = None,
+    skip_damaged: cli_large.SkipDamaged = False,
+    dry_run: cli_large.DryRun = False,
 ) -> None:
     """Find the instances of images; write them as label images and for other programs.
 
@@ -317,7 +285,7 @@ def run(
         return
     cli_large.refuse_large_wishes(wishes, dry_run=dry_run)
     if out is None:
-        raise SettingError("no --out is given: expected a folder for the labels")
+        raise typer.BadParameter("expected a folder for the labels", param_hint="--out")
     _run_in_memory(package, inputs, Path(out), tile, flags, wishes)
 
 

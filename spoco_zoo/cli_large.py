@@ -34,6 +34,38 @@ Workers = Annotated[
     int | None, typer.Option(help="In blocks: processes at once; one per core or GPU.")
 ]
 Memory = Annotated[str | None, typer.Option(help="In blocks: what a worker may take, such as 4GB.")]
+Into = Annotated[
+    bool,
+    typer.Option(
+        "--into", help="In blocks: put labels into the OME-Zarr of the image, as labels/NAME."
+    ),
+]
+Name = Annotated[str, typer.Option(help="In blocks: name of the labels in an OME-Zarr.")]
+Format = Annotated[
+    Literal["0.4", "0.5"] | None,
+    typer.Option(help="In blocks: format of a new store; 0.4 otherwise, which more programs read."),
+]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(
+        help="In blocks: Dask scheduler whose workers to use: an address such as "
+        "tcp://10.0.0.1:8786, or its scheduler file."
+    ),
+]
+Scratch = Annotated[
+    Path | None,
+    typer.Option(help="In blocks: folder for work in progress; beside the result otherwise."),
+]
+SkipDamaged = Annotated[
+    bool,
+    typer.Option(
+        "--skip-damaged", help="In blocks: take chunks that cannot be decoded as 0, and name them."
+    ),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="In blocks: only try one and tell what all take, as `plan`."),
+]
 BlockSize = Annotated[
     str | None, typer.Option(help="Pixels a side clustered at once, or z,y,x; changes no result.")
 ]
