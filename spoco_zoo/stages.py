@@ -12,6 +12,7 @@ however often it is asked for, and a step that died leaves nothing that counts.
 """
 
 import os
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
@@ -34,7 +35,7 @@ from spoco_zoo.joining import Numbers
 from spoco_zoo.label_stores import LabelStore
 from spoco_zoo.labels import look_up
 from spoco_zoo.layout import Layout
-from spoco_zoo.machine import peak_bytes
+from spoco_zoo.machine import choose_gpu, peak_bytes, read_gpus
 from spoco_zoo.measurements import Measurements, measure
 from spoco_zoo.normalization import Affine
 from spoco_zoo.package import load_package
@@ -345,7 +346,27 @@ def _opened(
             f"{package}: is another package than the one that this run was begun with: "
             "put that back, or add --overwrite to start anew"
         )
+    if device == "cuda":
+        _take_gpu()
     return EmbeddingSession(loaded, device, threads, precision)
+
+
+def _take_gpu() -> None:
+    """Show this process one GPU of several, before CUDA starts in it, if it is a Dask worker.
+
+    Where dask-cuda starts workers it has given a GPU to each.
+    """
+    distributed = sys.modules.get("distributed")
+    if distributed is None or "dask_cuda" in sys.modules:
+        return
+    try:
+        name = distributed.get_worker().name
+    except ValueError:  # no worker: this process has the machine to itself
+        return
+    # asking CUDA itself for the count would start it
+    gpu = choose_gpu(name, len(read_gpus()[0]), os.environ.get("CUDA_VISIBLE_DEVICES"))
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
 
 
 def _pack(answer: np.ndarray) -> dict[str, np.ndarray]:
