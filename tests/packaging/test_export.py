@@ -182,7 +182,7 @@ def test_what_a_collection_would_ask_for_is_refused_but_in_a_draft(tiny_run, tmp
     spec = yaml.safe_load((run / "spec.yaml").read_text())
     del spec["card"]["cite"]
     (run / "spec.yaml").write_text(yaml.safe_dump(spec))
-    with pytest.raises(PackageError, match=r"a collection would ask for more \(cite: .*a draft$"):
+    with pytest.raises(PackageError, match=r"a collection would ask for more \(cite: .*a --draft$"):
         export_package(run, tmp_path / "package", ExportOptions())
     assert names_in(tmp_path) == ["run"]
     package = export_package(run, tmp_path / "package", ExportOptions(draft=True))
