@@ -18,14 +18,21 @@ from typing import Any
 import numpy as np
 
 from spoco_zoo import stages
-from spoco_zoo.block_jobs import BlockWishes, begin, plan_job, work_folder
+from spoco_zoo.block_jobs import BlockWishes, begin, has_begun, plan_job, work_folder
 from spoco_zoo.block_plan import Sizes
 from spoco_zoo.blocks import Meeting
 from spoco_zoo.embedding_stores import create_embeddings, finish_embeddings
 from spoco_zoo.errors import OutputError
 from spoco_zoo.files import write_bytes
 from spoco_zoo.joining import AGREEMENT, BOUND, Joining, Numbering
-from spoco_zoo.label_stores import LabelStore, create_labels, dump_store, load_store, reopen
+from spoco_zoo.label_stores import (
+    LabelStore,
+    create_labels,
+    dump_store,
+    load_store,
+    refuse_finished,
+    reopen,
+)
 from spoco_zoo.layout import plan_chunks
 from spoco_zoo.measurements import Measurements, merge
 from spoco_zoo.normalization import Affine, ask_for_affine, fit_affine
@@ -47,10 +54,16 @@ class Segmented:
     """One image whose instances are found."""
 
     store: LabelStore
+    folder: Path  # of the work, until it is cleared
     jobs: tuple[Job, ...]  # one for each point in time
     totals: tuple[int, ...]  # instances of each
-    peak_bytes: int
-    told: tuple[str, ...]
+    peak_bytes: int  # of the worker that took most
+    told: tuple[str, ...]  # what was skipped, in sentences
+
+    @property
+    def url(self) -> str:
+        """Where the labels are."""
+        return self.store.url
 
 
 @dataclass(frozen=True)
@@ -91,6 +104,7 @@ def segment_image(
         PackageError: The network fails.
         DeviceError: Workers fail, or are gone.
     """
+    check_target(volumes, target, wishes)
     folder = work_folder(volumes[0], target, wishes)
     jobs = [plan_job(volume, package, folder / "steps", wishes)[1] for volume in volumes]
     jobs = _keep_embeddings(begin(jobs, folder, wishes), package, wishes)
@@ -107,10 +121,21 @@ def segment_image(
         if job.embeddings is not None and job.embeddings.exists():
             finish_embeddings(job.embeddings, place, overwrite=wishes.overwrite)
     store.finish(max(totals))
-    done = Segmented(store, tuple(jobs), tuple(totals), peak, tuple(dict.fromkeys(told)))
+    done = Segmented(store, folder, tuple(jobs), tuple(totals), peak, tuple(dict.fromkeys(told)))
     if not wishes.keeps_work:
         clear(done)
     return done
+
+
+def check_target(volumes: Sequence[Volume], target: str | Path | None, wishes: BlockWishes) -> None:
+    """Refuse a result that may not be written, before anything is begun for it.
+
+    Raises:
+        OutputError: It exists.
+        SettingError: Labels cannot go there.
+    """
+    if not has_begun(work_folder(volumes[0], target, wishes)):
+        refuse_finished(target, volumes, name=wishes.name, overwrite=wishes.overwrite)
 
 
 def measure_instances(job: Job, pool: Pool, progress: Progress = lambda *_: None) -> Measurements:
@@ -134,7 +159,7 @@ def measure_instances(job: Job, pool: Pool, progress: Progress = lambda *_: None
 
 def clear(done: Segmented) -> None:
     """Delete the work of a result that is finished."""
-    shutil.rmtree(done.jobs[0].folder.parent, ignore_errors=True)
+    shutil.rmtree(done.folder, ignore_errors=True)
 
 
 def measure_block(

@@ -14,11 +14,12 @@ from typing import Literal
 
 import numpy as np
 
-from spoco_zoo.block_jobs import BlockWishes, has_begun, work_folder
+from spoco_zoo.block_jobs import BlockWishes, has_begun, plan_job, work_folder
 from spoco_zoo.distributed import (
     Measured,
     Progress,
     Segmented,
+    check_target,
     clear,
     measure_block,
     measure_instances,
@@ -27,6 +28,7 @@ from spoco_zoo.distributed import (
 from spoco_zoo.errors import DeviceError, ImageError, SettingError
 from spoco_zoo.files import refuse_existing
 from spoco_zoo.large_results import write_large_results
+from spoco_zoo.large_tiffs import SUFFIXES as TIFF_SUFFIXES
 from spoco_zoo.machine import count_cores, count_gpus, read_gpus
 from spoco_zoo.machine import read_memory as read_machine_memory
 from spoco_zoo.package import Package
@@ -120,6 +122,11 @@ def _check_out(out: str | None, images: int, wishes: LargeWishes) -> None:
         raise SettingError(
             "--save asks for more than labels, which do not go into the input: give a folder for "
             "them with --out"
+        )
+    if out is not None and Path(out).suffix.lower() in (*TIFF_SUFFIXES, ".png", ".npy"):
+        raise SettingError(
+            f"--out is {out}, and labels of what is run in blocks are OME-Zarr: expected "
+            "NAME.ome.zarr, a folder, or --into"
         )
     if is_zarr(out) and images > 1 and not wishes.into:
         raise SettingError(
@@ -247,6 +254,12 @@ class LargeRun:
             overwrite=wishes.overwrite,
             keeps_work=True,
         )
+        if wishes.scheduler is None:
+            # blocks of one image are shared, so more workers than these would wait
+            self.workers = min(self.workers, self._most_blocks())
+            # where it was not said how many, cores that are left help inside each
+            threads = 1 if wishes.workers else max(count_cores() // self.workers, 1)
+            self.plan = replace(self.plan, threads=threads)
 
     @contextmanager
     def pool(self, workers: int | None = None) -> Iterator[Pool]:
@@ -270,15 +283,32 @@ class LargeRun:
 
     def measure(self, pool: Pool) -> Measured:
         """Try one block of the first image, and keep nothing of it."""
-        with TemporaryDirectory(prefix="spoco-zoo-") as folder:
-            place = self.wishes.scratch or Path(folder)
+        shared = self.wishes.scratch
+        if self.wishes.scheduler is not None:  # where its workers see it
+            shared = work_folder(self.jobs[0].volumes[0], self.jobs[0].target, self.plan).parent
+        if shared is not None:
+            shared.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix="spoco-zoo-", dir=shared) as folder:
             before = _free_on_gpu() if self.device == "cuda" else None
             measured = measure_block(
-                self.jobs[0].volumes[0], self.package, place / "trial", self.plan, pool
+                self.jobs[0].volumes[0], self.package, Path(folder), self.plan, pool
             )
             after = None if before is None else _free_on_gpu()  # the worker still holds it
             taken = None if before is None or after is None else max(before - after, 0)
             return replace(measured, gpu_bytes=taken)
+
+    def check(self, job: ImageJob) -> None:
+        """Refuse results that are there already, before anything is begun.
+
+        Raises:
+            OutputError: One exists.
+            SettingError: Labels cannot go there.
+        """
+        check_target(job.volumes, job.target, self.plan)
+        # what lies there of work that has begun is of this very work
+        if not has_begun(work_folder(job.volumes[0], job.target, self.plan)):
+            for path in (path for named in self._name_files(job) for path in named.values()):
+                refuse_existing(path, overwrite=self.wishes.overwrite)
 
     def run(self, job: ImageJob, pool: Pool, progress: Progress) -> Segmented:
         """Segment one image and write all its results.
@@ -286,12 +316,10 @@ class LargeRun:
         Raises:
             SpocoZooError: It cannot be done; the same command goes on later.
         """
+        self.check(job)
         files = self._name_files(job)
-        # what lies there of work that has begun is of this very work
         folder = work_folder(job.volumes[0], job.target, self.plan)
         overwrite = self.wishes.overwrite or has_begun(folder)
-        for path in (path for named in files for path in named.values()):
-            refuse_existing(path, overwrite=overwrite)
         places = tuple(named.pop("embeddings") for named in files if "embeddings" in named)
         plan = replace(self.plan, embeddings=places)
         done = segment_image(job.volumes, self.package, job.target, plan, pool, progress)
@@ -316,39 +344,49 @@ class LargeRun:
         ]
         return [name_files(job.beside.with_name(f"{name}.tif"), kinds) for name in names]
 
+    def _most_blocks(self) -> int:
+        """Blocks of the image that has most."""
+        volumes = {volume.space: volume for job in self.jobs for volume in job.volumes}
+        plans = [plan_job(v, self.package, Path(), self.plan)[1] for v in volumes.values()]
+        return max(len(plan.layout) for plan in plans)
+
     def _is_small(self) -> bool:
-        """Whether it is not worth a worker: all images together are a few megapixels."""
+        """Whether it is not worth a process of its own: a few megapixels in all."""
         pixels = sum(math.prod(v.space) for job in self.jobs for v in job.volumes)
         return pixels <= 1 << 24
 
 
-def tell_plan(run: LargeRun, measured: Measured) -> list[tuple[str, str]]:
-    """Say what a run will take, by the block that was tried."""
+def tell_plan(run: LargeRun, measured: Measured, workers: int) -> list[tuple[str, str]]:
+    """Say what a run by so many workers will take, by the block that was tried."""
     job, first = measured.job, measured.job.volume
     volumes = [volume for image in run.jobs for volume in image.volumes]
-    blocks = sum(
+    counts = [
         math.prod(math.ceil(n / b) for n, b in zip(v.space, job.layout.block, strict=True))
         for v in volumes
-    )
+    ]
+    # workers wait for each other at the end of each point in time
+    turns = sum(math.ceil(count / workers) for count in counts) / sum(counts)
     tried = job.layout.box(_middle(job.layout.counts))
     more = sum(math.prod(v.space) for v in volumes) / math.prod(s.stop - s.start for s in tried)
     raw = sum(math.prod(v.shape) * np.dtype(v.dtype).itemsize for v in volumes)
     # what is found is kept until the end, then filled, then written
+    times = "" if len(volumes) == len(run.jobs) else f" at {len(volumes)} points in time"
     disk = 3 * measured.disk_bytes * more
     gpu = "not told by its driver" if measured.gpu_bytes is None else _size(measured.gpu_bytes)
     return [
-        ("images", f"{len(run.jobs)} ({len(volumes)} with all points in time, {_size(raw)})"),
-        ("first image", f"{first.url}: {_sides(first.space)} pixels, {first.dtype}"),
-        ("blocks", f"{blocks} of {_sides(job.layout.block)} pixels"),
-        ("at once", f"{_sides(job.inner)} pixels; tiles of {_sides(job.tile or job.inner)}"),
-        ("workers", f"{run.workers} on {run.device}"),
-        ("peak memory", f"{_size(measured.peak_bytes)} for each worker, measured on one block"),
+        ("image", first.url if len(run.jobs) == 1 else f"{first.url} and {len(run.jobs) - 1} more"),
+        ("pixels", f"{_sides(first.space)}, {first.dtype}; {_size(raw)}{times}"),
+        ("blocks", f"{sum(counts)} of {_sides(job.layout.block)}"),
+        ("clustered at once", _sides(job.inner)),
+        ("in the network at once", _sides(job.tile or job.inner)),
+        ("workers", f"{workers} on {run.device}, threads in each: {job.threads}"),
+        ("memory", f"{_size(measured.peak_bytes)} at most in each worker, measured on one block"),
         *([("GPU memory", f"{gpu} for each worker")] if run.device == "cuda" else []),
-        ("disk", f"about {_size(disk)} while it works, a third of it at the end"),
+        ("disk", f"about {_size(disk)} while it works, {_size(disk / 3)} at the end"),
         (
             "time",
-            f"about {_clock(measured.seconds * more / run.workers)}; "
-            f"the network takes {measured.network_s / max(measured.seconds, 1e-9):.0%} of a block",
+            f"about {_clock(measured.seconds * more * turns)}, of which the network takes "
+            f"{measured.network_s / max(measured.seconds, 1e-9):.0%}",
         ),
     ]
 
@@ -358,6 +396,8 @@ def _sides(sizes: Sequence[int]) -> str:
 
 
 def _size(count: float) -> str:
+    if count < 1e5:
+        return f"{count / 1e3:.1f} kB"
     return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 

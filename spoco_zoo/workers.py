@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, runtime_checkable
 
 from spoco_zoo.errors import DeviceError, MissingExtraError, SpocoZooError
 from spoco_zoo.scratch import DamagedFileError
@@ -25,6 +25,7 @@ _MOST_ATTEMPTS = 5
 _AHEAD = 3  # steps that wait at a worker, so that none waits for its next one
 
 
+@runtime_checkable
 class Pool(Protocol):
     """Workers."""
 
@@ -69,7 +70,7 @@ class Cluster:
         self._stack = ExitStack()
 
     @classmethod
-    def start(cls, count: int, memory_bytes: int, folder: Path) -> Self:
+    def start(cls, count: int, memory_bytes: int, folder: Path) -> "Cluster":
         """Start workers on this machine, one thread each.
 
         Args:
@@ -98,7 +99,7 @@ class Cluster:
                 n_workers=count,
                 threads_per_worker=1,
                 memory_limit=memory_bytes,
-                dashboard_address=None,
+                dashboard_address="127.0.0.1:0",  # any port that is free
                 local_directory=str(folder),
                 silence_logs=logging.CRITICAL + 1,
             )
@@ -108,7 +109,7 @@ class Cluster:
         return pool
 
     @classmethod
-    def connect(cls, address: str, folder: Path, package: Path) -> Self:
+    def connect(cls, address: str, folder: Path, package: Path) -> "Cluster":
         """Use the workers of a scheduler that is running.
 
         Args:
@@ -154,7 +155,7 @@ class Cluster:
                 )
         return pool
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Cluster":
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -344,6 +344,69 @@ def run():
     return find
 
 
+@pytest.fixture(scope="session")
+def crowd():
+    """Draw discs or balls of random place, size and grey over each other: many touch."""
+
+    def draw(*shape, seed=0, dtype=np.uint8):
+        random = np.random.default_rng([seed, *shape])
+        image = np.full(shape, 10, dtype)
+        largest = 12 if len(shape) == 2 else 7
+        for _ in range(max(math.prod(shape) // (150 if len(shape) == 2 else 700), 8)):
+            radius = random.uniform(2, largest)
+            image[_disc(shape, random.uniform(0, shape), radius)] = random.integers(40, 250)
+        return image
+
+    return draw
+
+
+@pytest.fixture(scope="session")
+def write_ngff():
+    """Write an OME-Zarr by hand, of pixels with these axes; its path."""
+    zarr = pytest.importorskip("zarr")
+
+    def write(path, pixels, axes, *, levels=1, chunk=16, version="0.4", group=None):
+        keys = {"name": "default" if version == "0.5" else "v2", "separator": "/"}
+        zarr_format = 3 if version == "0.5" else 2
+        group = group or zarr.create_group(store=str(path), zarr_format=zarr_format)
+        datasets = []
+        for n in range(levels):
+            level = pixels[tuple(slice(None, None, 2**n if a in "zyx" else 1) for a in axes)]
+            chunks = tuple(
+                min(chunk, s) if a in "zyx" else 1 for a, s in zip(axes, level.shape, strict=True)
+            )
+            array = group.create_array(
+                str(n), shape=level.shape, dtype=level.dtype, chunks=chunks, chunk_key_encoding=keys
+            )
+            array[...] = level
+            scale = [0.5 * 2**n if a in "zyx" else 1.0 for a in axes]
+            change = [{"type": "scale", "scale": scale}]
+            datasets.append({"path": str(n), "coordinateTransformations": change})
+        kinds = {"t": "time", "c": "channel"}
+        named = [{"name": a, "type": kinds.get(a, "space")} for a in axes]
+        for axis in named:
+            axis.update({"unit": "micrometer"} if axis["type"] == "space" else {})
+        told = {"multiscales": [{"version": version, "axes": named, "datasets": datasets}]}
+        channels = [{"label": name} for name in ("DAPI", "GFP", "RFP")]
+        if "c" in axes:
+            told["omero"] = {"channels": channels[: pixels.shape[axes.index("c")]]}
+        group.attrs.put({"ome": {"version": "0.5"} | told} if version == "0.5" else told)
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def files_in():
+    """All files of a folder by their names, with what is in them."""
+
+    def read(folder):
+        found = {str(p.relative_to(folder)): p for p in folder.rglob("*") if p.is_file()}
+        return {name: path.read_bytes() for name, path in sorted(found.items())}
+
+    return read
+
+
 @pytest.fixture
 def image_folder(paint, tmp_path):
     """Three painted TIFF images of different size with a pixel size of 0.25 µm."""

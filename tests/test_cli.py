@@ -340,7 +340,7 @@ def test_results_without_labels_are_named_in_the_log(call, image_folder, tmp_pat
     assert wrong.code == 1
     assert wrong.err == (
         "Error: --save names 'masks': expected some of labels, rois, geojson, table, parquet, "
-        "overlay, separated by commas\n"
+        "overlay, embeddings, separated by commas\n"
     )
     assert not (tmp_path / "y").exists()
 
