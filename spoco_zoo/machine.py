@@ -111,6 +111,10 @@ def choose_gpu(worker: str | int, count: int, visible: str | None) -> str | None
 
 def peak_bytes() -> int:
     """Most memory that this process has held so far; 0 where the system does not tell."""
+    with suppress(OSError, ValueError):  # on Linux, where getrusage may tell of the parent
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
     try:
         import resource
     except ImportError:  # Windows

@@ -132,6 +132,7 @@ def find(job: Job, number: int, attempt: int) -> Done:
     session = _open(job)
     assert job.affine is not None
     excerpt, told = _excerpt(job, session, number, tile)
+    ends = excerpt.range_in(job.layout.box(number))
     embedder = Embedder(excerpt, session, tile, job.affine)
     roll = Roll(embedder, job.recipe, on_host=job.embeddings is not None)
     mask = None if job.mask is None else _Lazy(job.mask)
@@ -140,6 +141,10 @@ def find(job: Job, number: int, attempt: int) -> Done:
         if job.embeddings is not None:
             inside = (slice(None), *inner_box(tile.keep, tile.write))
             write_embeddings(job.embeddings, tile.write, seen.known.embedding[inside])
+
+    def let_go() -> None:
+        roll.let_go()
+        excerpt.let_go()
 
     arrays = find_block(
         roll.see,
@@ -150,8 +155,9 @@ def find(job: Job, number: int, attempt: int) -> Done:
         mask=mask,
         threads=job.threads,
         note=note,
+        let_go=let_go,
     )
-    write_arrays(path, arrays | {"range": excerpt.range_in(job.layout.box(number))})
+    write_arrays(path, arrays | {"range": ends})
     return Done(time.monotonic() - start, embedder.network_s, peak_bytes(), told)
 
 
@@ -214,7 +220,8 @@ def read_measured(job: Job, number: int) -> Measurements:
 def _final_labels(job: Job, number: int) -> UInt32[np.ndarray, "*space"]:
     names = ("labels", "keys", "firsts", "is_shared")
     found = dict(zip(names, read_arrays(path_of(job, "filled", number), *names), strict=True))
-    return look_up(read_numbers(job.folder).of_block(found), found["labels"])
+    labels = found["labels"]
+    return look_up(read_numbers(job.folder).of_block(found), labels, out=labels)
 
 
 def shrink(job: Job, number: int, attempt: int, level: int) -> Done:
@@ -274,6 +281,10 @@ class Excerpt:
             slice(s.start, min(s.stop, n)) for s, n in zip(place[1:], self.shape[1:], strict=True)
         ]
         return np.asarray(self._pixels[(place[0], *inner_box(self._box, tuple(cut)))])
+
+    def let_go(self) -> None:
+        """Forget the pixels."""
+        self._pixels = np.empty((0,) * self._pixels.ndim, self._pixels.dtype)
 
     def range_in(self, box: Box) -> Shaped[np.ndarray, "2 c"]:
         """Lowest and highest value of each channel in a box."""

@@ -372,7 +372,9 @@ def write_ngff():
         datasets = []
         for n in range(levels):
             level = pixels[tuple(slice(None, None, 2**n if a in "zyx" else 1) for a in axes)]
-            chunks = tuple(min(chunk, s) if a in "zyx" else 1 for a, s in zip(axes, level.shape, strict=True))
+            chunks = tuple(
+                min(chunk, s) if a in "zyx" else 1 for a, s in zip(axes, level.shape, strict=True)
+            )
             array = group.create_array(
                 str(n), shape=level.shape, dtype=level.dtype, chunks=chunks, chunk_key_encoding=keys
             )

@@ -284,7 +284,7 @@ def foreground_from_some(
     as_background = F.softplus(values)
     beside = _grow(states.view(labels.shape) > BACKGROUND, _BESIDE).flatten(1)
     ratio = torch.full_like(values, labelled_ratio)
-    ratio[beside] = max(_RATIO_BESIDE, labelled_ratio)
+    ratio = ratio.masked_fill(beside, max(_RATIO_BESIDE, labelled_ratio))
     # 1 - r p = (1 + (1 - r) e^z) / (1 + e^z)
     as_unlabeled = as_background - F.softplus(values + torch.log1p(-ratio))
     costs = F.softplus(-values) * positive + as_background * background + as_unlabeled * unlabeled

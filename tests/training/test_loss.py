@@ -716,10 +716,10 @@ def test_foreground_from_some_instances_is_its_formula(shape, share, ratio, seed
     assert from_some(logit, labels, ratio).item() == pytest.approx(expected, abs=1e-9)
 
 
-@pytest.mark.parametrize("known", [0, 60])
+@pytest.mark.parametrize("known", [0, 1])
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_over_all_choices_of_instances_the_gradient_leads_to_the_truth(known, count):
-    """Six instances in a row, far from each other, and any logits."""
+    """Six instances in a row, far from each other and with alike surroundings, and any logits."""
     truth = np.zeros((3, 120), dtype=np.int64)
     for number in range(1, 7):
         truth[:, 20 * number - 10 : 20 * number - 6] = number
@@ -728,7 +728,7 @@ def test_over_all_choices_of_instances_the_gradient_leads_to_the_truth(known, co
     slopes = []
     for kept in combinations(range(1, 7), count):
         labels = np.where(np.isin(truth, kept), truth, UNLABELED)
-        labels[:, :known][truth[:, :known] == BACKGROUND] = BACKGROUND
+        labels[:known][truth[:known] == BACKGROUND] = BACKGROUND
         slopes.append(torch.autograd.grad(from_some(logit, labels, count / 6), logit)[0])
     mean = torch.stack(slopes).mean(dim=0)
     assert len(slopes) == math.comb(6, count)
