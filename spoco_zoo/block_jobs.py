@@ -112,6 +112,9 @@ def begin(jobs: list[Job], folder: Path, wishes: BlockWishes) -> list[Job]:
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             known, blocks = None, []
         mine = [{key: value for key, value in words.items() if key != "block"} for words in told]
+        if known is not None and wishes.skips_damage:
+            # what was done has seen no damage, so it is the same with and without skipping
+            known = [words | {"skips_damage": True} for words in known]
         same_blocks = wishes.block is None or blocks == [job.layout.block for job in jobs]
         if known == mine and same_blocks:
             return [
