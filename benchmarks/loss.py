@@ -222,6 +222,8 @@ def time_step(spec, run, batches, step):
 
 def take_steps_apart(specs, rounds):
     from spoco_zoo.training.loop import _Run
+    from spoco_zoo.training.options import TrainOptions
+    from spoco_zoo.training.ranks import Ranks
     from spoco_zoo.training.samples import SparseSamples
 
     for path in specs:
@@ -229,7 +231,8 @@ def take_steps_apart(specs, rounds):
         net = spec.net.model_copy(update={"in_channels": 1})
         spec = spec.model_copy(update={"net": net})
         with tempfile.TemporaryDirectory() as folder:
-            run = _Run.open(spec, Path(folder), torch.device("cpu"), resume=False)
+            place = Ranks(), torch.device("cpu")
+            run = _Run.open(spec, Path(folder), place, TrainOptions(device="cpu"))
         batches = SparseSamples(make_samples(spec), spec)
         time_step(spec, run, batches, 0)
         steps = [time_step(spec, run, batches, n) for n in range(1, rounds + 1)]

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from spoco_zoo.packaging import export_package
     from spoco_zoo.segmentation import segment
     from spoco_zoo.training import train
+    from spoco_zoo.volume_segmentation import segment_volume
 
 __all__ = [
     "cluster",
@@ -29,6 +30,7 @@ __all__ = [
     "load_package",
     "score",
     "segment",
+    "segment_volume",
     "train",
 ]
 
@@ -39,11 +41,13 @@ _ROOMS = {
     "load_package": "package",
     "score": "metrics",
     "segment": "segmentation",
+    "segment_volume": "volume_segmentation",
     "train": "training",
 }
-_EXTRAS = {
-    "train": ("training", ("torch", "batchgeneratorsv2", "tensorboard", "matplotlib")),
-    "export_package": ("export", ("torch", "onnx", "bioimageio.core")),
+_EXTRAS = {  # what for, the extra, and what it has to bring
+    "train": ("training", "train", ("torch", "batchgeneratorsv2", "tensorboard", "matplotlib")),
+    "export_package": ("export", "train", ("torch", "onnx", "bioimageio.core")),
+    "segment_volume": ("segment_volume", "volumes", ("distributed", "fsspec", "zarr")),
 }
 
 
@@ -51,10 +55,10 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 - the types stand above
     if name not in _ROOMS:
         raise AttributeError(f"module 'spoco_zoo' has no attribute {name!r}")
     if name in _EXTRAS:
-        word, needs = _EXTRAS[name]
+        word, extra, needs = _EXTRAS[name]
         missing = next((package for package in needs if not _is_installed(package)), None)
         if missing is not None:
-            raise MissingExtraError(f"{word} needs {missing}: pip install 'spoco-zoo[train]'")
+            raise MissingExtraError(f"{word} needs {missing}: pip install 'spoco-zoo[{extra}]'")
     return getattr(import_module(f"spoco_zoo.{_ROOMS[name]}"), name)
 
 

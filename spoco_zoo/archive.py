@@ -27,6 +27,7 @@ _MOST_RDF_BYTES = 4_000_000
 _MOST_FILE_BYTES = 4_000_000_000
 _MOST_BYTES = 16_000_000_000  # of all files of a zip
 _MOST_RATIO = 500  # of the size of a zip's files to their compressed size
+_LARGE = 100_000_000  # bytes from which the ratio counts for one file, too
 _MOST_FILES = 10_000
 _MOST_DEPTH = 50  # of lists and mappings within each other
 _MOST_VALUES = 200_000
@@ -78,18 +79,24 @@ def check_zip(location: Path) -> None:
         if count > 1:
             raise _not_one(location, name, count)
     for info in infos:
-        kind = stat.S_IFMT(info.external_attr >> 16)
-        if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-            raise PackageError(
-                f"{location}: {info.filename!r} is a link or a device: expected plain files; "
-                "zip the files themselves"
-            )
+        _check_info(location, info)
     size, packed = sum(i.file_size for i in infos), sum(i.compress_size for i in infos)
     if size > _MOST_BYTES or size > _MOST_RATIO * max(packed, 1) or packed > length:
         raise PackageError(
             f"{location}: unpacks to {size} bytes from {packed} in a file of {length}: "
             "refused as a zip bomb"
         )
+
+
+def _check_info(location: Path, info: zipfile.ZipInfo) -> None:
+    kind = stat.S_IFMT(info.external_attr >> 16)
+    if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+        raise PackageError(
+            f"{location}: {info.filename!r} is a link or a device: expected plain files; "
+            "zip the files themselves"
+        )
+    if info.file_size > max(_LARGE, _MOST_RATIO * info.compress_size):
+        raise _bomb(location, info)
 
 
 def find_description(location: Path) -> str:
@@ -145,10 +152,10 @@ class _PlainLoader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:  # noqa: ANN401 - as in PyYAML
         if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("an alias")
+            raise yaml.MarkedYAMLError(problem="an alias")
         self._values += 1
         if self._depth >= _MOST_DEPTH or self._values > _MOST_VALUES:
-            raise RecursionError
+            raise yaml.MarkedYAMLError(problem="very many values, or deep ones")
         self._depth += 1
         try:
             return super().compose_node(parent, index)
@@ -241,10 +248,7 @@ def _read_from_zip(location: Path, name: str) -> bytes:
             info = matches[0]
             ratio = info.file_size / max(info.compress_size, 1)
             if info.file_size > _MOST_FILE_BYTES or ratio > _MOST_RATIO:
-                raise PackageError(
-                    f"{location}: {name!r} unpacks to {info.file_size} bytes from "
-                    f"{info.compress_size}: refused as a zip bomb"
-                )
+                raise _bomb(location, info)
             if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise PackageError(
                     f"{location}: {name!r} is compressed by method {info.compress_type}: "
@@ -257,6 +261,13 @@ def _read_from_zip(location: Path, name: str) -> bytes:
 
 
 _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, OSError, RuntimeError, ValueError, EOFError)
+
+
+def _bomb(location: Path, info: zipfile.ZipInfo) -> PackageError:
+    return PackageError(
+        f"{location}: {info.filename!r} unpacks to {info.file_size} bytes from "
+        f"{info.compress_size}: refused as a zip bomb"
+    )
 
 
 def _not_one(location: Path, name: str, count: int) -> PackageError:

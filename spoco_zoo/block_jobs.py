@@ -20,6 +20,8 @@ from spoco_zoo.stages import Job
 from spoco_zoo.stores import clean_address, is_remote
 from spoco_zoo.volumes import Volume
 
+_TOLD = "job.json"  # what was asked for
+
 
 @dataclass(frozen=True)
 class BlockWishes:
@@ -37,6 +39,7 @@ class BlockWishes:
     mask: Volume | None = None
     skips_damage: bool = False
     overwrite: bool = False
+    embeddings: tuple[Path, ...] = ()  # where they go, for each point in time, if anywhere
     keeps_work: bool = False  # for what is made of the result afterwards
 
 
@@ -57,6 +60,11 @@ def work_folder(volume: Volume, target: str | Path | None, wishes: BlockWishes) 
             "with --scratch"
         )
     return Path(beside).absolute().parent / f".{name}.work"
+
+
+def has_begun(folder: Path) -> bool:
+    """Whether there is work that was begun and not ended."""
+    return (folder / _TOLD).exists()
 
 
 def plan_job(
@@ -99,7 +107,7 @@ def begin(
     """
     place = None if target is None else clean_address(target)
     told = [_tell(job) | {"target": place} for job in jobs]
-    path = folder / "job.json"
+    path = folder / _TOLD
     if path.exists():
         try:
             known = json.loads(path.read_text(encoding="utf-8"))
@@ -107,6 +115,9 @@ def begin(
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             known, blocks = None, []
         mine = [{key: value for key, value in words.items() if key != "block"} for words in told]
+        if known is not None and wishes.skips_damage:
+            # what was done has seen no damage, so it is the same with and without skipping
+            known = [words | {"skips_damage": True} for words in known]
         same_blocks = wishes.block is None or blocks == [job.layout.block for job in jobs]
         if known == mine and same_blocks:
             return [_with_block(job, block) for job, block in zip(jobs, blocks, strict=True)]

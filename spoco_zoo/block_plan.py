@@ -1,22 +1,31 @@
 """How large blocks and tiles may be, so that a worker keeps within its memory.
 
-What a worker holds follows from sizes but for the network, of which only a trial tells; so these
-are bounds from above to choose by, and `distributed.measure_block` is what is told to people.
+Everything but the network follows from sizes; what the network takes, a trial tells. So these are
+bounds from above to choose by, and `distributed.measure_block` is what is told to people.
+
+Memory can go into tiles, whose halos are computed and thrown away, or into blocks, whose margins
+are. Of all sizes that fit, those are chosen that make the network compute the fewest pixels.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from spoco_zoo.embedder import TILE
 from spoco_zoo.errors import SettingError
 from spoco_zoo.package import Package
 from spoco_zoo.recipe import Recipe
 
-_BASE = 350 << 20  # bytes of a worker with its libraries, a network and no image
-_PER_NETWORK_PIXEL = {2: 900, 3: 520}  # bytes for a pixel that the network sees, about
-_PER_PIXEL = 27  # bytes for a pixel of a block: labels, pieces, and what finds them
-_LARGEST = {2: (16384, 16384), 3: (512, 1024, 1024)}
+# measured on one thread, with benchmarks/blocks.py --measure
+_BASE = 280 << 20  # bytes of a worker with its libraries, an open network and no image
+_PER_NETWORK_PIXEL = {2: 800, 3: 520}  # for a pixel that the network sees, while below 2 GB
+_MOST_OF_NETWORK = 2_000_000_000  # bytes; beyond, ONNX Runtime needs half as much again
+_PER_SEEN_PIXEL = 16  # for a pixel of a part that is clustered, besides its embedding
+_PER_FOUND_PIXEL = 5  # for a pixel of a block while its parts are clustered
+_PER_CUT_PIXEL = 11  # for a pixel of a block when its pieces are cut
+_LARGEST = {2: (16384, 16384), 3: (1024, 1024, 1024)}
+_SHARES = (1.5, 1.3, 1.1, 1.0, 0.9, 0.75, 0.6, 0.5)  # of the usual tile, in pixels a side
 
 
 @dataclass(frozen=True)
@@ -27,6 +36,7 @@ class Sizes:
     inner: tuple[int, ...]
     tile: tuple[int, ...]
     peak_bytes: int  # estimated
+    work: float = 1.0  # pixels that the network sees for one of the result
 
 
 def choose_sizes(
@@ -36,7 +46,7 @@ def choose_sizes(
     memory_bytes: int,
     block: Sequence[int] | None = None,
 ) -> Sizes:
-    """Choose the largest blocks that fit: every block computes a margin anew.
+    """Choose sizes that fit, and with which the network has the least to do.
 
     Args:
         package: Says how many numbers a pixel gets, and the halo of a tile.
@@ -48,51 +58,83 @@ def choose_sizes(
     Raises:
         SettingError: Not even the smallest block fits.
     """
+    every = [
+        _fill_in(package, recipe, shape, sides, share)
+        for sides in _list_blocks(recipe, shape, block)
+        for share in _SHARES
+    ]
+    fitting = [sizes for sizes in every if sizes.peak_bytes <= memory_bytes]
+    if fitting:
+        # among nearly equal ones, small blocks are easier to share
+        least = min(sizes.work for sizes in fitting)
+        near = [sizes for sizes in fitting if sizes.work <= 1.03 * least]
+        return min(near, key=lambda sizes: (math.prod(sizes.block), sizes.work))
+    smallest = min(every, key=lambda sizes: sizes.peak_bytes)
+    if block is None:
+        raise SettingError(
+            f"--memory is {memory_bytes / 1e9:.2f} GB: expected at least "
+            f"{smallest.peak_bytes / 1e9:.2f} GB for a block of {list(smallest.block)} pixels"
+        )
+    return smallest  # what was asked for; the trial tells whether it fits
+
+
+def _list_blocks(
+    recipe: Recipe, shape: Sequence[int], block: Sequence[int] | None
+) -> Iterator[tuple[int, ...]]:
+    """Blocks that may be: of 1, 2, 4, 8... windows along each axis, or the one that is wished."""
     n_axes = len(shape)
-    windows = recipe.windows(n_axes)
-    largest = tuple(
-        min(most, math.ceil(n / window) * window)
-        for most, n, window in zip(block or _LARGEST[n_axes], shape, windows, strict=True)
-    )
-    while True:
-        for share in (1.0, 0.7, 0.5):  # of the largest tile
-            sizes = _fill_in(package, recipe, largest, share)
-            if sizes.peak_bytes <= memory_bytes:
-                return sizes
-        longest = max(range(n_axes), key=lambda axis: largest[axis] / windows[axis])
-        if block is not None or largest[longest] <= windows[longest]:
-            if block is not None:
-                return sizes  # what was asked for; the trial tells whether it fits
-            raise SettingError(
-                f"--memory is {memory_bytes / 1e9:.2f} GB: expected at least "
-                f"{sizes.peak_bytes / 1e9:.2f} GB for a block of {list(largest)} pixels"
-            )
-        half = math.ceil(largest[longest] / windows[longest] / 2) * windows[longest]
-        largest = tuple(half if n == longest else side for n, side in enumerate(largest))
+    sides = []
+    for n, most, window in zip(
+        shape, block or _LARGEST[n_axes], recipe.windows(n_axes), strict=True
+    ):
+        whole = math.ceil(n / window) * window
+        if block is not None:
+            sides.append([min(most, whole)])
+            continue
+        doubled = [window]
+        while doubled[-1] < min(most, whole):
+            doubled.append(min(2 * doubled[-1], whole))
+        sides.append(doubled)
+    return product(*sides)
 
 
-def _fill_in(package: Package, recipe: Recipe, block: tuple[int, ...], share: float) -> Sizes:
+def _fill_in(
+    package: Package,
+    recipe: Recipe,
+    shape: Sequence[int],
+    block: tuple[int, ...],
+    share: float,
+) -> Sizes:
     n_axes = len(block)
     windows, margins = recipe.windows(n_axes), recipe.margins(n_axes)
     steps, halo = package.config.multiple_of, package.config.halo
     rows = max(round(TILE[n_axes] / windows[0] / 2), 1) * windows[0]
     inner = (min(rows, block[0]), *block[1:])
-    most = [round(1.5 * share * TILE[n_axes])] * n_axes
-    wide = [
-        inner[0],
-        *(side + 2 * margin for side, margin in zip(block[1:], margins[1:], strict=True)),
-    ]
+    # where a block spans the image, there is nothing around it
+    wide, deep = _grow(inner, margins, shape), _grow(block, margins, shape)
+    # along the first axis, what the last part has seen is not computed again
+    new = [min(inner[0], shape[0]), *wide[1:]]
+    counts = [math.ceil(side / (share * TILE[n_axes])) for side in new]
     tile = tuple(
-        math.ceil(side / math.ceil(side / limit) / step) * step
-        for side, limit, step in zip(wide, most, steps, strict=True)
+        math.ceil(side / count / step) * step
+        for side, count, step in zip(new, counts, steps, strict=True)
     )
-    seen = math.prod(side + 2 * h for side, h in zip(tile, halo, strict=True))
+    sees = _grow(tile, halo, shape)
+    result = math.prod(map(min, inner, shape))
+    work = math.prod(c * s for c, s in zip(counts, sees, strict=True)) / result
+    work *= deep[0] / min(block[0], shape[0])
+
+    network = math.prod(sees) * _PER_NETWORK_PIXEL[n_axes]
+    if network > _MOST_OF_NETWORK:
+        network = network * 3 // 2
     numbers = package.embedding_dim * (1 + package.has_momentum) + package.has_foreground_head
-    embedded = math.prod(i + 2 * m for i, m in zip(inner, margins, strict=True)) * numbers * 4
-    pixels = math.prod(block)
-    peak = (
-        _BASE
-        + seen * _PER_NETWORK_PIXEL[n_axes]
-        + max(2 * embedded + 5 * pixels, _PER_PIXEL * pixels)
-    )
-    return Sizes(block, inner, tile, peak)
+    image = math.prod(_grow(deep, halo, shape)) * 2 * (package.channels or 1)  # of 16 bits
+    pixels = math.prod(map(min, block, shape))
+    seen = math.prod(wide) * (4 * numbers + _PER_SEEN_PIXEL)
+    clustering = seen + image + _PER_FOUND_PIXEL * pixels
+    peak = _BASE + network + max(clustering, _PER_CUT_PIXEL * pixels)
+    return Sizes(block, inner, tile, peak, work)
+
+
+def _grow(sides: Sequence[int], by: Sequence[int], shape: Sequence[int]) -> list[int]:
+    return [min(side + 2 * b, n) for side, b, n in zip(sides, by, shape, strict=True)]

@@ -15,8 +15,8 @@ What a step leaves is a dictionary of arrays (`Arrays`), to be stored; nothing o
 is. Nothing here knows of files or of other machines.
 """
 
+import math
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -26,14 +26,16 @@ from spoco_zoo.clustering import Canvas, find_consistent, find_contacts, is_same
 from spoco_zoo.embedder import Readable, Seen, find_inside
 from spoco_zoo.fragments import Fragments, cluster_block
 from spoco_zoo.labels import (
-    fill_from_neighbors,
+    count_ids,
     find_groups,
+    find_ids,
+    grow,
     look_up,
     split_disconnected,
 )
 from spoco_zoo.layout import Layout
 from spoco_zoo.recipe import Consistency, Recipe
-from spoco_zoo.tiling import Box, Tile, inner_box, plan_tiles
+from spoco_zoo.tiling import Box, Tile, inner_box, intersect, plan_tiles
 
 Arrays = dict[str, np.ndarray]
 Labels = UInt32[np.ndarray, "*space"]
@@ -41,6 +43,8 @@ Load = Callable[..., list[np.ndarray]]  # the number of a block and names: what 
 
 OPEN = -1  # the key of foreground that has no instance: a neighbour may take it
 NOTHING = -2  # the key of what is nobody's
+
+_AT_ONCE = 1 << 21  # pixels that are compared with their neighbours
 
 
 class Meeting(NamedTuple):
@@ -59,6 +63,8 @@ def find_block(  # noqa: PLR0913 each is a matter of its own
     *,
     mask: Readable | None = None,
     threads: int | None = None,
+    note: Callable[[Tile, Seen], None] = lambda *_: None,
+    let_go: Callable[[], None] = lambda: None,
 ) -> Arrays:
     """Find the pieces of a block, and what its neighbours must know.
 
@@ -70,6 +76,8 @@ def find_block(  # noqa: PLR0913 each is a matter of its own
         inner: Pixels per axis that are embedded and clustered at once; does not change the result.
         mask: Foreground where it is not 0, `(1, *space)`; instead of the rule of the recipe.
         threads: Windows that are clustered at once; does not change the result.
+        note: Shown every part and its embedding.
+        let_go: Called when `see` is not asked any more, so that what it holds makes room.
 
     Raises:
         SettingError: The recipe asks for what the network does not give.
@@ -77,20 +85,24 @@ def find_block(  # noqa: PLR0913 each is a matter of its own
     """
     box = layout.box(number)
     n_axes = len(box)
-    found, foreground = _cluster(see, recipe, layout, number, inner, mask=mask, threads=threads)
-    found = _in_reading_order(found)
+    found, foreground = _cluster(
+        see, recipe, layout, number, inner, mask=mask, threads=threads, note=note
+    )
+    let_go()
+    labels = found.labels  # becomes that of groups, and of the groups that are kept
     groups = find_groups(len(found.centers) + 1, found.links)
     faces = _find_faces(layout, number)
-    on_face = np.unique(
-        np.concatenate([[0], *(found.labels[_plane(n_axes, *face)].ravel() for face in faces)])
-    )[1:].astype(np.intp)
+    on_face = np.zeros(0, np.intp)
+    if faces:
+        seen = (find_ids(labels[_plane(n_axes, *face)], len(groups) - 1) for face in faces)
+        on_face = np.flatnonzero(np.logical_or.reduce(list(seen)))
     is_bound = np.zeros(int(groups.max()) + 1, dtype=bool)  # group that reaches a face
     is_bound[groups[on_face]] = True
 
     kept = np.ones(len(is_bound), dtype=bool)
     consistency: Arrays = {}
     if isinstance(recipe.clustering, Consistency):
-        sizes = np.bincount(found.labels.ravel(), minlength=len(groups))[1:]
+        sizes = count_ids(labels, len(groups) - 1).sizes[1:]
         kept = find_consistent(found.agreement, sizes, groups[1:], recipe.clustering)
         kept |= is_bound  # of these, others know more
         mine = is_bound[groups[1:]]
@@ -99,21 +111,25 @@ def find_block(  # noqa: PLR0913 each is a matter of its own
             "agreement_group": _rank(is_bound)[groups[1:][mine]],
             "agreement_size": sizes[mine],
         }
+    ranks = np.zeros(len(groups), np.uint32)
+    ranks[on_face] = np.arange(1, len(on_face) + 1)
     planes = {
-        f"clusters_{axis}{side}": np.searchsorted(
-            np.concatenate([[0], on_face]), found.labels[_plane(n_axes, axis, side)]
-        ).astype(np.uint32)
+        f"clusters_{axis}{side}": look_up(ranks, labels[_plane(n_axes, axis, side)])
         for axis, side in faces
     }
-    grouped = look_up(groups, found.labels)
+    look_up(groups, labels, out=labels)
     if not kept.all():  # what f and g disagree on is nobody's neighbour
-        foreground &= (grouped == 0) | kept[grouped]
-    numbers = np.where(kept, np.arange(len(kept)), 0).astype(np.uint32)
-    pieces, table = _cut(look_up(numbers, grouped), layout, box)
+        kept[0] = True
+        foreground &= look_up(kept, labels)
+        look_up(np.where(kept, np.arange(len(kept)), 0).astype(np.uint32), labels, out=labels)
+    pieces, table = _cut(labels, layout, box)
+    found = found._replace(labels=np.zeros(0, np.uint32))
+    del labels
     bound = np.flatnonzero(is_bound[table["piece_group"]])
     touching = _find_touching(pieces, is_bound[np.append(0, table["piece_group"])])
     count = len(table["piece_size"])
-    pieces[foreground & (pieces == 0)] = count + 1
+    foreground &= pieces == 0
+    np.putmask(pieces, foreground, np.uint32(count + 1))
     thickness = max(recipe.fill_reach, 1)
     slabs = {
         f"slab_{axis}{side}": pieces[_slab(pieces.shape, axis, side, thickness)]
@@ -181,38 +197,56 @@ def fill(
         slice(max(s.start - recipe.fill_reach, 0), min(s.stop + recipe.fill_reach, n))
         for s, n in zip(box, layout.shape, strict=True)
     )
-    (pieces,) = load(number, "pieces")
-    seen = [(box, pieces, _keys_of(load, load_keys, recipe, number))]
-    for offset, other in layout.around(number) if recipe.fill_reach else ():
-        lies, slab = _read_slab(load, layout, offset, other)
-        shared = _intersect(lies, wide)
-        keys = _keys_of(load, load_keys, recipe, other)
-        seen.append((shared, slab[inner_box(lies, shared)], keys))
-    known = np.unique(np.concatenate([keys[_used(pieces, keys)] for _, pieces, keys in seen]))
+    seen = _look_around(load, load_keys, recipe, layout, number, wide)
+    used = [keys[find_ids(pieces, len(keys) - 1)] for _, pieces, keys in seen]
+    known = np.unique(np.concatenate(used))
     known = known[known >= 0]
-    labels = np.zeros(tuple(s.stop - s.start for s in wide), np.uint32)
-    foreground = np.zeros(labels.shape, dtype=bool)
-    for where, pieces, keys in seen:
+    framed = np.zeros([s.stop - s.start + 2 for s in wide], np.uint32)
+    inside = framed[(slice(1, -1),) * framed.ndim]
+    is_open = np.zeros(inside.shape, dtype=bool)
+    while seen:
+        where, pieces, keys = seen.pop()
         here = inner_box(wide, where)
         numbers = np.where(keys >= 0, np.searchsorted(known, keys) + 1, 0)
-        labels[here] = look_up(numbers.astype(np.uint32), pieces)
-        foreground[here] = (keys != NOTHING)[pieces]
-    del seen, pieces
-    labels = fill_from_neighbors(labels, foreground, recipe.fill_reach)[inner_box(wide, box)]
-    firsts = _first_places(labels, len(known))
+        look_up(numbers.astype(np.uint32), pieces, out=inside[here])
+        look_up(keys == OPEN, pieces, out=is_open[here])
+        del pieces
+    grow(framed, is_open, recipe.fill_reach)
+    labels = inside[inner_box(wide, box)].copy()
+    del framed, inside, is_open
+    firsts = count_ids(labels, len(known)).firsts[1:]
     is_here = firsts < labels.size
     numbers = np.where(is_here, np.cumsum(is_here), 0)
-    labels = look_up(np.append(0, numbers).astype(np.uint32), labels)
+    look_up(np.append(0, numbers).astype(np.uint32), labels, out=labels)
     faces = [labels[_plane(labels.ndim, *face)] for face in _find_faces(layout, number)]
     is_shared = np.zeros(int(is_here.sum()) + 1, dtype=bool)
     for face in faces:
-        is_shared[face] = True
+        is_shared |= find_ids(face, len(is_shared) - 1)
     return {
         "labels": labels,
         "keys": known[is_here],
         "firsts": _to_image(firsts[is_here], layout, box),
         "is_shared": is_shared[1:],
     }
+
+
+def _look_around(
+    load: Load,
+    load_keys: Callable[[int], np.ndarray],
+    recipe: Recipe,
+    layout: Layout,
+    number: int,
+    wide: Box,
+) -> list[tuple[Box, Labels, Int[np.ndarray, " k"]]]:
+    """What lies in a block and a little around it: boxes, pieces, and the keys of their numbers."""
+    (pieces,) = load(number, "pieces")
+    seen = [(layout.box(number), pieces, _keys_of(load, load_keys, recipe, number))]
+    for offset, other in layout.around(number) if recipe.fill_reach else ():
+        lies, slab = _read_slab(load, layout, offset, other)
+        shared = intersect(lies, wide)
+        keys = _keys_of(load, load_keys, recipe, other)
+        seen.append((shared, slab[inner_box(lies, shared)].copy(), keys))
+    return seen
 
 
 def _cluster(  # noqa: PLR0913 as of find_block
@@ -224,6 +258,7 @@ def _cluster(  # noqa: PLR0913 as of find_block
     *,
     mask: Readable | None,
     threads: int | None,
+    note: Callable[[Tile, Seen], None],
 ) -> tuple[Fragments, Bool[np.ndarray, "*space"]]:
     """Find the clusters of a block, part by part, and its foreground."""
     box = layout.box(number)
@@ -238,13 +273,14 @@ def _cluster(  # noqa: PLR0913 as of find_block
     foreground = np.zeros(shape, dtype=bool)
     for tile in sorted(parts, key=_along_first):
         seen = see(tile.keep)
+        note(tile, seen)
         given = None if mask is None else mask[(slice(0, 1), *tile.keep)][0] != 0
         inside, core = find_inside(seen.known, recipe, given)
         here = inner_box(box, tile.write)
         foreground[here] = inside[inner_box(tile.keep, tile.write)]
         found = cluster_block(seen.f, core, tile, recipe, seen.g, threads)
         canvas.add(Tile(here, here, here), found)
-    return canvas.collect(), foreground
+    return _in_reading_order(canvas.collect()), foreground
 
 
 def _in_reading_order(found: Fragments) -> Fragments:
@@ -252,11 +288,11 @@ def _in_reading_order(found: Fragments) -> Fragments:
 
     So a block that is found anew, in smaller parts, still fits what its neighbours know of it.
     """
-    order = np.argsort(_first_places(found.labels, len(found.centers)), kind="stable")
+    order = np.argsort(count_ids(found.labels, len(found.centers)).firsts[1:], kind="stable")
     rank = np.zeros(len(order) + 1, np.uint32)
     rank[order + 1] = np.arange(1, len(order) + 1)
     return Fragments(
-        look_up(rank, found.labels),
+        look_up(rank, found.labels, out=found.labels),
         found.centers[order],
         found.reach[order],
         rank[found.links].astype(np.int64),
@@ -272,27 +308,14 @@ def _along_first(tile: Tile) -> list[int]:
 def _cut(groups: Labels, layout: Layout, box: Box) -> tuple[Labels, Arrays]:
     """Cut groups of clusters into connected pieces, and tell what these are."""
     pieces = split_disconnected(groups)
-    count = int(pieces.max(initial=0))
-    firsts = _first_places(pieces, count)
+    counted = count_ids(pieces)
+    firsts = counted.firsts[1:]
     table = {
         "piece_group": groups.ravel()[firsts].astype(np.int64),
-        "piece_size": np.bincount(pieces.ravel(), minlength=count + 1)[1:],
+        "piece_size": counted.sizes[1:],
         "piece_first": _to_image(firsts, layout, box),
     }
     return pieces, table
-
-
-def _first_places(labels: Labels, count: int) -> Int[np.ndarray, " {count}"]:
-    """Where in the flat array each of the ids 1..count is first; its size for those not there."""
-    flat = labels.ravel()
-    firsts = np.full(count + 1, flat.size, np.int64)
-    # in slices from the end: of several values for one position the last is kept
-    step = 1 << 22
-    for start in reversed(range(0, flat.size, step)):
-        part = flat[start : start + step]
-        place = np.flatnonzero(part)[::-1]
-        firsts[part[place]] = place + start
-    return firsts[1:]
 
 
 def _to_image(places: Int[np.ndarray, " n"], layout: Layout, box: Box) -> Int[np.ndarray, " n"]:
@@ -305,17 +328,20 @@ def _to_image(places: Int[np.ndarray, " n"], layout: Layout, box: Box) -> Int[np
 
 def _find_touching(pieces: Labels, is_bound: Bool[np.ndarray, " k"]) -> Int[np.ndarray, "l 2"]:
     """Pairs of pieces that touch and whose groups may turn out to be one."""
-    pairs = [np.zeros((0, 2), np.int64)]
-    for axis in range(pieces.ndim):
-        planes = np.moveaxis(pieces, axis, 0)
-        for before, after in pairwise(planes):
-            place = np.flatnonzero((before != after) & (before > 0) & (after > 0))
-            first, second = before.ravel()[place], after.ravel()[place]
+    flat, count = pieces.reshape(-1), len(is_bound)
+    pairs = [np.zeros(0, np.int64)]
+    for axis, side in enumerate(pieces.shape):
+        stride = math.prod(pieces.shape[axis + 1 :])
+        for start in range(0, flat.size - stride, _AT_ONCE):
+            before = flat[start : min(start + _AT_ONCE, flat.size - stride)]
+            after = flat[start + stride : start + stride + len(before)]
+            place = np.flatnonzero(before != after)
+            # behind the last pixel of a row comes the first of the next one
+            place = place[(place + start) // stride % side < side - 1]
+            first, second = before[place].astype(np.int64), after[place]
             both = is_bound[first] & is_bound[second]
-            if both.any():
-                found = np.stack([first[both], second[both]], axis=1)
-                pairs.append(np.unique(found.astype(np.int64), axis=0))
-    return np.unique(np.concatenate(pairs), axis=0)
+            pairs.append(np.unique(first[both] * count + second[both]))
+    return np.stack(np.divmod(np.unique(np.concatenate(pairs)), count), axis=1)
 
 
 def _read_slab(
@@ -329,13 +355,6 @@ def _read_slab(
     start = there[axis].start if side == 0 else there[axis].stop - slab.shape[axis]
     part = slice(start, start + slab.shape[axis])
     return (*there[:axis], part, *there[axis + 1 :]), slab
-
-
-def _used(pieces: Labels, keys: Int[np.ndarray, " k"]) -> Bool[np.ndarray, " k"]:
-    """Which numbers stand in the pieces."""
-    used = np.zeros(len(keys), dtype=bool)
-    used[pieces.ravel()] = True
-    return used
 
 
 def _keys_of(
@@ -369,12 +388,6 @@ def _slab(shape: Sequence[int], axis: int, side: int, thickness: int) -> Box:
     n = shape[axis]
     part = slice(0, min(thickness, n)) if side == 0 else slice(max(n - thickness, 0), n)
     return tuple(part if a == axis else slice(0, size) for a, size in enumerate(shape))
-
-
-def _intersect(a: Box, b: Box) -> Box:
-    return tuple(
-        slice(max(s.start, t.start), min(s.stop, t.stop)) for s, t in zip(a, b, strict=True)
-    )
 
 
 def _rank(mask: Bool[np.ndarray, " k"]) -> Int[np.ndarray, " k"]:

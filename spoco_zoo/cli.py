@@ -32,7 +32,7 @@ app = typer.Typer(
 )
 
 Device = Literal["auto", "cpu", "cuda"]
-Overwrite = Annotated[bool, typer.Option(help="Replace what is there already.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there already.")]
 
 
 class Method(StrEnum):
@@ -80,6 +80,10 @@ def train(
         Literal["background", "unlabeled"] | None,
         typer.Option(help="What label 0 means in train/labels."),
     ] = None,
+    labelled_ratio: Annotated[
+        float | None,
+        typer.Option(help="About which part of all instances is labelled, to learn foreground."),
+    ] = None,
     instance_ratio: Annotated[
         float | None, typer.Option(help="Part of the training instances to use, 0 to 1.")
     ] = None,
@@ -105,6 +109,7 @@ def train(
         recipe = Spec() if start is None else change_spec(Spec(), read_start(start).changes)
     changes: dict[str, dict[str, Any]] = {
         "data": {"label_zero": label_zero, "instance_ratio": instance_ratio},
+        "loss": {"labelled_ratio": labelled_ratio},
         "schedule": {"steps": steps, "seed": seed},
     }
     recipe = change_spec(recipe, changes)
@@ -152,6 +157,9 @@ def export(
     scores: Annotated[
         Path | None, typer.Option(help="Test scores for the card, from evaluate --json.")
     ] = None,
+    maintainer: Annotated[
+        str | None, typer.Option(help="Who answers for it in a collection: a name on GitHub.")
+    ] = None,
     draft: Annotated[bool, typer.Option(help="The card is not finished, and says so.")] = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -163,6 +171,7 @@ def export(
         options = ExportOptions(
             engines=engines,
             scores=scores,
+            maintainer=maintainer,
             draft=draft,
             overwrite=overwrite,
             on_stage=status.update,
@@ -188,10 +197,13 @@ def run(
     save: Annotated[
         str,
         typer.Option(
-            help="What to write, with commas: labels, rois, geojson, table, parquet, overlay."
+            help="What to write, with commas: labels, rois, geojson, table, parquet, overlay; "
+            "of OME-Zarr also embeddings."
         ),
     ] = "labels",
-    overlay: Annotated[bool, typer.Option(help="The same as `overlay` in --save.")] = False,
+    overlay: Annotated[
+        bool, typer.Option("--overlay", help="The same as `overlay` in --save.")
+    ] = False,
     recipe: Annotated[
         Path | None, typer.Option(help="Recipe of `fit`; that of the package otherwise.")
     ] = None,
@@ -221,31 +233,22 @@ def run(
         typer.Option(help="float16 is for cuda; instances may then differ a little."),
     ] = "float32",
     overwrite: Overwrite = False,
-    into: Annotated[
-        bool, typer.Option(help="Put labels into the OME-Zarr that they are of, as labels/NAME.")
-    ] = False,
-    name: Annotated[str, typer.Option(help="Of the labels in an OME-Zarr.")] = "instances",
+    into: cli_large.Into = False,
+    name: cli_large.Name = "instances",
+    ome_zarr: cli_large.Format = None,
     level: cli_large.Level = 0,
     channels: cli_large.Channels = None,
     workers: cli_large.Workers = None,
     memory: cli_large.Memory = None,
-    scheduler: Annotated[
-        str | None, typer.Option(help="A Dask scheduler, such as tcp://10.0.0.1:8786.")
-    ] = None,
-    scratch: Annotated[
-        Path | None, typer.Option(help="Folder for work in progress; beside the result otherwise.")
-    ] = None,
-    skip_damaged: Annotated[
-        bool, typer.Option(help="Take chunks that cannot be decoded as 0, and name them.")
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option(help="Only try one block of a large image and tell what all will take.")
-    ] = False,
+    scheduler: cli_large.Scheduler = None,
+    scratch: cli_large.Scratch = None,
+    skip_damaged: cli_large.SkipDamaged = False,
+    dry_run: cli_large.DryRun = False,
 ) -> None:
     """Find the instances of images; write them as label images and for other programs.
 
-    OME-Zarr, and all that is written as OME-Zarr, is worked on in blocks, by several processes:
-    options from --into on are for these. The same command goes on where it was ended.
+    Images in OME-Zarr, and all that is written as OME-Zarr, are run in blocks and may be larger
+    than memory; the same command, given again, goes on where it ended. Others are run as a whole.
     """
     from spoco_zoo.choices import Flags, read_recipe
     from spoco_zoo.large_jobs import LargeWishes, is_large
@@ -257,6 +260,7 @@ def run(
     flags = Flags(word, bandwidth, min_size, threshold, chosen, has_mask=mask is not None)
     wishes = LargeWishes(
         into=into,
+        ome_zarr=ome_zarr,
         level=level,
         channels=channels,
         name=name,
@@ -281,7 +285,7 @@ def run(
         return
     cli_large.refuse_large_wishes(wishes, dry_run=dry_run)
     if out is None:
-        raise SettingError("no --out is given: expected a folder for the labels")
+        raise typer.BadParameter("expected a folder for the labels", param_hint="--out")
     _run_in_memory(package, inputs, Path(out), tile, flags, wishes)
 
 

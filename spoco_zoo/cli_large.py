@@ -1,13 +1,18 @@
 """`run` and `plan` for what is larger than memory; `cli` says what holds for all commands."""
 
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from spoco_zoo.errors import SettingError, SpocoZooError
-from spoco_zoo.terminal import complain, console, progress_bar
+from spoco_zoo.terminal import complain, console, progress_bar, say
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -16,15 +21,51 @@ if TYPE_CHECKING:
     from spoco_zoo.distributed import Progress as Tell
     from spoco_zoo.large_jobs import LargeRun, LargeWishes
 
+_SILENCE_S = 30.0  # between lines, where a step takes long
+_MOST_LISTED = 6  # points in time whose instances are told one by one
+
 Device = Literal["auto", "cpu", "cuda"]
-Level = Annotated[int, typer.Option(help="Resolution level of OME-Zarr or TIFF; 0 is the finest.")]
+Level = Annotated[int, typer.Option(help="In blocks: resolution level; 0 is the finest.")]
 Channels = Annotated[
-    str | None, typer.Option(help="Channels by number or name, with commas; all otherwise.")
+    str | None,
+    typer.Option(help="In blocks: channels by number or name, with commas; all otherwise."),
 ]
 Workers = Annotated[
-    int | None, typer.Option(help="Processes that share blocks; one per core or GPU.")
+    int | None, typer.Option(help="In blocks: processes at once; one per core or GPU.")
 ]
-Memory = Annotated[str | None, typer.Option(help="What a worker may take, such as 4GB.")]
+Memory = Annotated[str | None, typer.Option(help="In blocks: what a worker may take, such as 4GB.")]
+Into = Annotated[
+    bool,
+    typer.Option(
+        "--into", help="In blocks: put labels into the OME-Zarr of the image, as labels/NAME."
+    ),
+]
+Name = Annotated[str, typer.Option(help="In blocks: name of the labels in an OME-Zarr.")]
+Format = Annotated[
+    Literal["0.4", "0.5"] | None,
+    typer.Option(help="In blocks: format of a new store; 0.4 otherwise, which more programs read."),
+]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(
+        help="In blocks: Dask scheduler whose workers to use: an address such as "
+        "tcp://10.0.0.1:8786, or its scheduler file."
+    ),
+]
+Scratch = Annotated[
+    Path | None,
+    typer.Option(help="In blocks: folder for work in progress; beside the result otherwise."),
+]
+SkipDamaged = Annotated[
+    bool,
+    typer.Option(
+        "--skip-damaged", help="In blocks: take chunks that cannot be decoded as 0, and name them."
+    ),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="In blocks: only try one and tell what all take, as `plan`."),
+]
 BlockSize = Annotated[
     str | None, typer.Option(help="Pixels a side clustered at once, or z,y,x; changes no result.")
 ]
@@ -66,9 +107,16 @@ def run_in_blocks(
     if dry_run:
         _show_plan(run)
         return
+    if len(run.jobs) == 1:
+        run.check(run.jobs[0])  # before workers are started
     failed = 0
-    with progress_bar() as bar, run.pool() as pool:
-        where = wishes.scheduler or f"{pool.count} workers" if pool.count > 1 else "1 worker"
+    told = "stopped: what is done is kept, and the same command goes on"
+    bar = progress_bar()
+    bar.live.transient = True
+    bar.disable |= not bar.console.is_terminal  # into a file steps are written as lines
+    with _ending_in_order(told), bar, run.pool() as pool:
+        count = "1 worker" if pool.count == 1 else f"{pool.count} workers"
+        where = count if wishes.scheduler is None else f"{count} of {wishes.scheduler}"
         bar.console.print(f"{run.package.name} on {run.device}, {where}", markup=False)
         for job in run.jobs:
             task = bar.add_task("starting", total=None, detail=job.volumes[0].name)
@@ -84,10 +132,9 @@ def run_in_blocks(
                 bar.remove_task(task)
             for sentence in done.told:
                 bar.console.print(f"skipped: {sentence}", markup=False, soft_wrap=True)
-            found = ", ".join(map(str, done.totals))
-            line = f"{done.store.url}: {found} instances"
+            line = f"{done.url}: {_count(done.totals)}"
             if done.peak_bytes:
-                line += f" (peak memory {done.peak_bytes / 1e9:.2f} GB for each worker)"
+                line += f" (a worker took up to {done.peak_bytes / 1e9:.2f} GB of memory)"
             bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
     typer.echo(f"{len(run.jobs) - failed} of {len(run.jobs)} images done", err=bool(failed))
     if failed:
@@ -108,8 +155,10 @@ def refuse_large_wishes(wishes: "LargeWishes", *, dry_run: bool) -> None:
         "--scheduler": wishes.scheduler,
         "--scratch": wishes.scratch,
         "--skip-damaged": wishes.skip_damaged or None,
+        "--ome-zarr": wishes.ome_zarr,
         "--name": None if wishes.name == "instances" else wishes.name,
         "--dry-run": dry_run or None,
+        "--save embeddings": "embeddings" in wishes.kinds or None,
     }
     wrong = [flag for flag, value in given.items() if value is not None]
     if wrong:
@@ -143,18 +192,52 @@ def _show_plan(run: "LargeRun") -> None:
 
     from spoco_zoo.large_jobs import tell_plan
 
-    with console().status("trying one block"), run.pool(1) as pool:
+    with _ending_in_order("stopped"), console().status("trying one block"), run.pool(1) as pool:
         measured = run.measure(pool)
+        workers = run.workers if run.wishes.scheduler is None else pool.count
     table = Table(show_header=False)
-    for name, value in tell_plan(run, measured):
+    for name, value in tell_plan(run, measured, workers):
         table.add_row(name, value)
     console(stderr=False).print(table)
 
 
+def _count(totals: Sequence[int]) -> str:
+    """Say how many instances were found at each point in time."""
+    if len(totals) == 1:
+        return f"{totals[0]} instances"
+    if len(totals) <= _MOST_LISTED:
+        return f"{', '.join(map(str, totals))} instances at {len(totals)} points in time"
+    return f"{min(totals)} to {max(totals)} instances at each of {len(totals)} points in time"
+
+
+@contextmanager
+def _ending_in_order(told: str) -> Iterator[None]:
+    """End in order after Ctrl-C, or where a batch system asks for it, and say something."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt(number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        say(told, err=True)
+        (number,) = error.args or (signal.SIGINT,)
+        raise typer.Exit(128 + int(number)) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _show(bar: "Progress", task: "TaskID") -> "Tell":
-    """Make the callback that shows the blocks of a step on the bar."""
+    """Make the callback that shows the blocks of a step on the bar, or as lines."""
+    last_s = time.monotonic()
 
     def show(title: str, done: int, total: int) -> None:
-        bar.update(task, description=title, completed=done, total=total)
+        nonlocal last_s
+        if not bar.disable:
+            bar.update(task, description=title, completed=done, total=total)
+        elif done == total > 1 or time.monotonic() > last_s + _SILENCE_S:
+            say(f"{title}: {done} of {total}", err=True)
+            last_s = time.monotonic()
 
     return show

@@ -18,19 +18,27 @@ from typing import Any
 import numpy as np
 
 from spoco_zoo import stages
-from spoco_zoo.block_jobs import BlockWishes, begin, plan_job, work_folder
+from spoco_zoo.block_jobs import BlockWishes, begin, has_begun, plan_job, work_folder
 from spoco_zoo.block_plan import Sizes
 from spoco_zoo.blocks import Meeting
-from spoco_zoo.errors import OutputError, SpocoZooError
+from spoco_zoo.embedding_stores import create_embeddings, finish_embeddings
+from spoco_zoo.errors import OutputError
 from spoco_zoo.files import write_bytes
 from spoco_zoo.joining import AGREEMENT, BOUND, Joining, Numbering
-from spoco_zoo.label_stores import LabelStore, create_labels, dump_store, load_store, reopen
+from spoco_zoo.label_stores import (
+    LabelStore,
+    create_labels,
+    dump_store,
+    load_store,
+    refuse_finished,
+    reopen,
+)
 from spoco_zoo.layout import plan_chunks
 from spoco_zoo.measurements import Measurements, merge
 from spoco_zoo.normalization import Affine, ask_for_affine, fit_affine
 from spoco_zoo.package import Package, load_package
 from spoco_zoo.recipe import Consistency
-from spoco_zoo.scratch import DamagedFileError, find_checksum, is_whole, read_arrays, write_arrays
+from spoco_zoo.scratch import DamagedFileError, is_whole, read_arrays, write_arrays
 from spoco_zoo.stages import Done, Job
 from spoco_zoo.volumes import Volume
 from spoco_zoo.workers import Pool
@@ -46,11 +54,16 @@ class Segmented:
     """One image whose instances are found."""
 
     store: LabelStore
-    folder: Path  # of its work
+    folder: Path  # of the work, until it is cleared
     jobs: tuple[Job, ...]  # one for each point in time
     totals: tuple[int, ...]  # instances of each
-    peak_bytes: int
-    told: tuple[str, ...]
+    peak_bytes: int  # of the worker that took most
+    told: tuple[str, ...]  # what was skipped, in sentences
+
+    @property
+    def url(self) -> str:
+        """Where the labels are."""
+        return self.store.url
 
 
 @dataclass(frozen=True)
@@ -63,6 +76,7 @@ class Measured:
     network_s: float
     peak_bytes: int
     disk_bytes: int  # of what is kept of the block until the end
+    gpu_bytes: int | None = None  # where there is one and its driver tells
 
 
 def segment_image(
@@ -90,16 +104,11 @@ def segment_image(
         PackageError: The network fails.
         DeviceError: Workers fail, or are gone.
     """
+    check_target(volumes, target, wishes)
     folder = work_folder(volumes[0], target, wishes)
     jobs = [plan_job(volume, package, folder / "steps", wishes)[1] for volume in volumes]
-    is_new = not folder.exists()
-    jobs = begin(jobs, folder, target, wishes)
-    try:
-        store = _open_store(volumes, target, folder, jobs[0].layout.block, wishes)
-    except SpocoZooError:
-        if is_new:
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
+    jobs = _keep_embeddings(begin(jobs, folder, target, wishes), package, wishes)
+    store = _open_store(volumes, target, folder, jobs[0].layout.block, wishes)
     peak, told, totals = 0, [], []
     for job in jobs:
         result = _Run(replace(job, labels=store), pool, progress)
@@ -108,6 +117,9 @@ def segment_image(
         told += result.told
     # once this is written, only names are missing
     write_bytes(folder / "store.json", dump_store(store), overwrite=True)
+    for job, place in zip(jobs, wishes.embeddings, strict=False):
+        if job.embeddings is not None and job.embeddings.exists():
+            finish_embeddings(job.embeddings, place, overwrite=wishes.overwrite)
     store.finish(max(totals))
     done = Segmented(store, folder, tuple(jobs), tuple(totals), peak, tuple(dict.fromkeys(told)))
     if not wishes.keeps_work:
@@ -115,11 +127,23 @@ def segment_image(
     return done
 
 
+def check_target(volumes: Sequence[Volume], target: str | Path | None, wishes: BlockWishes) -> None:
+    """Refuse a result that may not be written, before anything is begun for it.
+
+    Raises:
+        OutputError: It exists.
+        SettingError: Labels cannot go there.
+    """
+    if not has_begun(work_folder(volumes[0], target, wishes)):
+        refuse_finished(target, volumes, name=wishes.name, overwrite=wishes.overwrite)
+
+
 def measure_instances(job: Job, pool: Pool, progress: Progress = lambda *_: None) -> Measurements:
     """Measure all instances of a job whose labels are found, and not cleared yet.
 
     Raises:
         ImageError: The image cannot be read any more.
+        OutputError: Files are damaged again and again.
         DeviceError: Workers fail, or are gone.
     """
     run = _Run(job, pool, progress)
@@ -199,14 +223,14 @@ class _Run:
 
     def _run(self) -> int:
         layout = self.job.layout
-        blocks = range(len(layout))
+        blocks, numbers = range(len(layout)), self.job.folder / "numbers.zip"
         self._survey()
         self.do("finding instances", "found", stages.find, blocks)
         self.do("looking at faces", "met", stages.meet, blocks)
         if not is_whole(self.job.folder / "keys.zip"):
             self._join()
         self.do("filling gaps", "filled", stages.fill, blocks)
-        if not self._is_numbered():
+        if not (is_whole(numbers) and stages.read_numbers(self.job.folder).is_whole()):
             self._number()
         self.do("writing labels", "written", stages.write, blocks)
         assert self.job.labels is not None
@@ -275,13 +299,6 @@ class _Run:
         keys = {f"keys_{n}": array for n, array in enumerate(joining.finish())}
         write_arrays(self.job.folder / "keys.zip", keys | {"is_constant": np.array(is_constant)})
 
-    def _is_numbered(self) -> bool:
-        path = self.job.folder / "numbers.zip"
-        if not is_whole(path):
-            return False
-        (seal,) = read_arrays(path, "seal")
-        return bool(seal == find_checksum(self.job.folder / "firsts.part"))
-
     def _number(self) -> None:
         """Number all instances."""
         (is_constant,) = read_arrays(self.job.folder / "keys.zip", "is_constant")
@@ -298,13 +315,31 @@ class _Run:
                 "firsts": found.firsts,
                 # an image of one value has no instances, whatever the network says
                 "total": np.array(0 if is_constant else found.total),
-                "seal": np.array(find_checksum(found.path)),
+                "checksum": np.array(found.checksum),
             },
         )
 
     def _forget_joining(self) -> None:
         for name in ("keys.zip", "numbers.zip"):
             (self.job.folder / name).unlink(missing_ok=True)
+
+
+def _keep_embeddings(jobs: list[Job], package: Package, wishes: BlockWishes) -> list[Job]:
+    """Make stores of embeddings where they are wanted and not begun."""
+    if not wishes.embeddings:
+        return jobs
+    kept = []
+    for job, target in zip(jobs, wishes.embeddings, strict=True):
+        place = target.with_name(f".{target.name}.part")
+        if not place.exists() and not target.exists():
+            # blocks that were found before have none
+            shutil.rmtree(job.folder / "found", ignore_errors=True)
+            shape = (package.embedding_dim, *job.volume.space)
+            windows = job.recipe.windows(len(job.volume.space))
+            version = wishes.version or "0.4"
+            create_embeddings(place, shape, windows, job.volume.scale_um, version)
+        kept.append(replace(job, embeddings=place))
+    return kept
 
 
 def _damaged(job: Job) -> OutputError:

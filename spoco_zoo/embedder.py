@@ -23,7 +23,7 @@ from spoco_zoo.normalization import Affine
 from spoco_zoo.pixels import HostPixels, Pixels
 from spoco_zoo.recipe import Recipe
 from spoco_zoo.session import Embedded, EmbeddingSession
-from spoco_zoo.tiling import Box, Tile, inner_box, plan_tiles
+from spoco_zoo.tiling import Box, Tile, inner_box, intersect, plan_tiles
 
 Progress = Callable[[int, int], None]
 
@@ -93,49 +93,62 @@ class Embedder:
             )
         )
 
-    def embed(self, box: Box, progress: Progress | None = None) -> Embedded:
-        """Embed a part of the image, the same numbers as in the whole."""
-        return self._embed(box, progress)[0]
+    def embed(
+        self,
+        box: Box,
+        progress: Progress | None = None,
+        into: Sequence[np.ndarray] | None = None,
+    ) -> Embedded:
+        """Embed a part of the image, the same numbers as in the whole.
 
-    def _embed(self, box: Box, progress: Progress | None) -> tuple[Embedded, list[np.ndarray]]:
+        Args:
+            box: The part.
+            progress: Told of tiles done, and of how many.
+            into: Arrays of the shape of the part to put all outputs into, as `outputs` says.
+        """
+        return self._embed(box, progress, into)[0]
+
+    @property
+    def outputs(self) -> list[int]:
+        """Numbers a pixel of each output: the embedding of f, that of g, the foreground."""
+        package = self.session.package
+        dim = package.embedding_dim
+        return [dim] + [dim] * package.has_momentum + [1] * package.has_foreground_head
+
+    def _embed(
+        self, box: Box, progress: Progress | None, into: Sequence[np.ndarray] | None = None
+    ) -> tuple[Embedded, list[np.ndarray]]:
         package = self.session.package
         tiles = self.plan(box)
-        start = [s.start for s in tiles[0].write]
-        shape = [s.stop - a for s, a in zip(tiles[-1].write, start, strict=True)]
-        parts: list[np.ndarray] = []
+        parts = [] if into is None else list(into)
+        lent: list[np.ndarray] = []
         for done, tile in enumerate(tiles, start=1):
             image = self._read(tile.read)
             began = time.monotonic()
             found = self.session.embed(image)
             self.network_s += time.monotonic() - began
-            inner = (slice(None), *inner_box(tile.read, tile.write))
             arrays = [a for a in (found.embedding, found.momentum_embedding) if a is not None]
             if found.probability is not None:
                 arrays.append(found.probability[None])
-            if len(tiles) == 1:
+            wanted = intersect(tile.write, box)
+            inner = (slice(None), *inner_box(tile.read, wanted))
+            if into is None and len(tiles) == 1:  # it is the part, and not copied
                 parts = [a[inner] for a in arrays]
-            elif not parts:
-                parts = [self._take((len(a), *shape)) for a in arrays]
-            where = (
-                slice(None),
-                *(slice(s.start - a, s.stop - a) for s, a in zip(tile.write, start, strict=True)),
-            )
-            if len(tiles) > 1:  # a single tile is the part, and not copied
+            else:
+                if not parts:
+                    shape = [s.stop - s.start for s in box]
+                    parts = lent = [self._take((len(a), *shape)) for a in arrays]
+                where = (slice(None), *inner_box(box, wanted))
                 for whole, array in zip(parts, arrays, strict=True):
                     whole[where] = array[inner]
             if progress is not None:
                 progress(done, len(tiles))
-        cut_box = (
-            slice(None),
-            *(slice(s.start - a, s.stop - a) for s, a in zip(box, start, strict=True)),
-        )
-        cut = [part[cut_box] for part in parts]
         embedded = Embedded(
-            cut[0],
-            cut[-1][0] if package.has_foreground_head else None,
-            cut[1] if package.has_momentum else None,
+            parts[0],
+            parts[-1][0] if package.has_foreground_head else None,
+            parts[1] if package.has_momentum else None,
         )
-        return embedded, parts if len(tiles) > 1 else []
+        return embedded, lent
 
     def _take(self, shape: tuple[int, ...]) -> np.ndarray:
         """An array that an earlier part has left, or a new one."""
@@ -182,40 +195,62 @@ class Roll:
     """Embeds parts of an image one after the other, and keeps what the next part sees too.
 
     Parts overlap by the margins of their windows. Where the next one lies behind the last along
-    the first axis, only what is new goes through the network.
+    the first axis, only what is new goes through the network. All parts lie in the same memory:
+    what is seen of a part is gone with the next one.
     """
 
-    def __init__(self, embedder: Embedder, recipe: Recipe) -> None:
-        """Start with nothing kept."""
+    def __init__(self, embedder: Embedder, recipe: Recipe, *, on_host: bool = False) -> None:
+        """Start with nothing kept; `on_host` takes embeddings from a GPU, where they are wanted."""
         self._embedder = embedder
+        self._on_host = on_host or embedder.session.device != "cuda"
         self._recipe = recipe
         self._box: Box | None = None
-        self._kept: list[np.ndarray] = []  # the end of the last part, as long as two margins
+        self._arrays: list[np.ndarray] = []  # the last part, and room behind it
 
     def see(self, box: Box) -> Seen:
         """Embed a part of the image for clustering."""
-        if self._embedder.session.device == "cuda":
+        if not self._on_host:
             return self._embedder.see(box, self._recipe)
         overlap = self._overlap(box)
-        new = self._embedder.embed((slice(box[0].start + overlap, box[0].stop), *box[1:]))
-        arrays = [a for a in (new.embedding, new.momentum_embedding) if a is not None]
-        if new.probability is not None:
-            arrays.append(new.probability[None])
-        if overlap:
-            arrays = [
-                np.concatenate([kept[:, kept.shape[1] - overlap :], array], axis=1)
-                for kept, array in zip(self._kept, arrays, strict=True)
-            ]
-        most = 2 * self._recipe.margins(len(box))[0]
+        self._move(box, overlap)
+        length = box[0].stop - box[0].start
+        new = (slice(box[0].start + overlap, box[0].stop), *box[1:])
+        self._embedder.embed(new, into=[array[:, overlap:length] for array in self._arrays])
         self._box = box
-        self._kept = [array[:, -most:].copy() for array in arrays]
-        known = Embedded(
-            arrays[0],
-            None if new.probability is None else arrays[-1][0],
-            None if new.momentum_embedding is None else arrays[1],
+        f, *others = (array[:, :length] for array in self._arrays)
+        package = self._embedder.session.package
+        g = others[0] if package.has_momentum else None
+        known = Embedded(f, others[-1][0] if package.has_foreground_head else None, g)
+        return Seen(known, HostPixels(f), None if g is None else HostPixels(g))
+
+    def let_go(self) -> None:
+        """Forget what is kept."""
+        self._box, self._arrays = None, []
+
+    def _move(self, box: Box, overlap: int) -> None:
+        """Move what the next part sees too to the start of the memory, and make that large enough.
+
+        Memory that was written once is kept, since new memory is slow to touch.
+        """
+        shape = [s.stop - s.start for s in box]
+        has_room = self._arrays and all(
+            room >= size if axis == 0 else room == size
+            for axis, (room, size) in enumerate(zip(self._arrays[0].shape[1:], shape, strict=True))
         )
-        g = known.momentum_embedding
-        return Seen(known, HostPixels(known.embedding), None if g is None else HostPixels(g))
+        kept: list[np.ndarray] = []
+        if overlap and self._box is not None:
+            start = box[0].start - self._box[0].start
+            for array in self._arrays:
+                part = array[:, start : start + overlap]
+                if has_room:
+                    array[:, :overlap] = part
+                else:
+                    kept.append(part.copy())
+        if not has_room:
+            self._arrays = []  # before the new ones are there
+            self._arrays = [np.empty((n, *shape), np.float32) for n in self._embedder.outputs]
+            for array, part in zip(self._arrays, kept, strict=bool(kept)):
+                array[:, :overlap] = part
 
     def _overlap(self, box: Box) -> int:
         """How many planes of a part are kept from the last one."""
@@ -224,8 +259,7 @@ class Roll:
             return 0
         overlap = last[0].stop - box[0].start
         length = box[0].stop - box[0].start
-        is_kept = last[0].start <= box[0].start and overlap <= self._kept[0].shape[1]
-        return overlap if is_kept and 0 < overlap < length else 0
+        return overlap if last[0].start <= box[0].start and 0 < overlap < length else 0
 
 
 def find_inside(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Integer, Shaped, UInt8
+from jaxtyping import Bool, Float, Integer, Shaped, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from spoco_zoo.errors import ImageError, SettingError
@@ -74,45 +74,45 @@ def overlay(
     return _as_bytes(pixels + strength[..., None] * (colors - pixels))
 
 
-def choose_slices(depth: int) -> Int[np.ndarray, " n"]:
-    """Say which slices of a volume are shown: as far apart as each other, twelve at most."""
-    places = np.linspace(0, depth - 1, 2 * min(_SLICES, depth) + 1)[1::2]
-    return np.unique(places.round().astype(int))
-
-
 def montage(
-    image: Shaped[np.ndarray, "c *space"],
-    labels: Integer[np.ndarray, "..."],
-    slices: Int[np.ndarray, " n"] | None = None,
+    image: Shaped[np.ndarray, "c *space"], labels: Integer[np.ndarray, "..."]
 ) -> UInt8[np.ndarray, "y x 3"]:
     """Paint instances over an image, or over slices of a volume in rows, each with its number.
 
-    Slices are counted from 1 and of one contrast. A large one is made smaller.
-
-    Args:
-        image: An image, or a volume.
-        labels: Of its space.
-        slices: Where in a larger volume those of `image` are, as `choose_slices` says; where left
-            out, it is the volume, of which some are chosen.
+    Slices are as far apart as each other, twelve at most, counted from 1, and of one contrast. A
+    large one is made smaller.
 
     Raises:
         ImageError: image and labels differ in shape, or are neither 2D nor 3D.
     """
     if labels.ndim != 3 or image.shape[1:] != labels.shape:
         return overlay(image, labels)
-    planes = choose_slices(len(labels)) if slices is None else slices
-    shown, marked = (image[:, planes], labels[planes]) if slices is None else (image, labels)
-    if max(marked.shape[1:]) > _PANEL:
-        shown, marked = resize(shown, _PANEL, smooth=True), resize(marked, _PANEL)
+    planes = choose_slices(len(labels))
+    return paint_slices(image[:, planes], labels[planes], planes)
+
+
+def choose_slices(depth: int) -> list[int]:
+    """Choose the slices that stand for a volume, twelve at most and evenly apart."""
+    count = min(_SLICES, depth)
+    places = np.linspace(0, depth - 1, 2 * count + 1)[1::2]
+    return [int(z) for z in np.unique(places.round())]
+
+
+def paint_slices(
+    image: Shaped[np.ndarray, "c n y x"],
+    labels: Integer[np.ndarray, "n y x"],
+    planes: Sequence[int],
+) -> UInt8[np.ndarray, "_ _ 3"]:
+    """Paint instances over slices in rows, each with its number, which is counted from 1."""
+    if max(labels.shape[1:]) > _PANEL:
+        image, labels = resize(image, _PANEL, smooth=True), resize(labels, _PANEL)
     # beside each other they are one image, with one contrast
-    width = marked.shape[2]
+    width = labels.shape[2]
     row = overlay(
-        np.moveaxis(shown, 1, 2).reshape(len(shown), marked.shape[1], -1),
-        np.moveaxis(marked, 0, 1).reshape(marked.shape[1], -1),
+        np.moveaxis(image, 1, 2).reshape(len(image), labels.shape[1], -1),
+        np.moveaxis(labels, 0, 1).reshape(labels.shape[1], -1),
     )
-    pictures = [
-        (f"z {z + 1}", row[:, n * width : (n + 1) * width]) for n, z in enumerate(planes.tolist())
-    ]
+    pictures = [(f"z {z + 1}", row[:, n * width : (n + 1) * width]) for n, z in enumerate(planes)]
     return contact_sheet(pictures)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt32
 
 from spoco_zoo.errors import SettingError
-from spoco_zoo.labels import find_pieces
+from spoco_zoo.labels import find_ids, find_pieces, look_up
 from spoco_zoo.machine import count_cores, one_blas_thread
 from spoco_zoo.modes import (
     find_means,
@@ -158,17 +158,17 @@ def _compact_pieces(
         for box in ndimage.find_objects(pieces)
     ]
     is_compact = np.array([False, *fits])
-    place = np.flatnonzero(is_compact[pieces])
+    place = np.flatnonzero(look_up(is_compact, pieces))
     if not len(place):
         return none, core, len(fits)
     piece = pieces.ravel()[place].astype(np.intp)
     means = _piece_means(pixels, place, piece, len(is_compact))
     squares = pixels.squares(place, piece, means)
     is_compact[piece[squares > np.float32(reach) ** 2]] = False
-    owned = is_compact & (np.bincount(pieces[inner].ravel(), minlength=len(is_compact)) > 0)
+    owned = is_compact & find_ids(pieces[inner], len(fits))
     numbers = np.where(owned, np.cumsum(owned), 0).astype(np.uint32)
-    found = _fragments(numbers[pieces[inner]], means[owned], reach)
-    return found, core & ~is_compact[pieces], int((~is_compact[1:]).sum())
+    found = _fragments(look_up(numbers, pieces[inner]), means[owned], reach)
+    return found, core & look_up(~is_compact, pieces), int((~is_compact[1:]).sum())
 
 
 def _piece_means(

@@ -5,6 +5,7 @@ instances (`Numbering`). Memory for joining grows with the objects on faces; num
 bytes for each instance, in a file.
 """
 
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -82,6 +83,15 @@ class Joining:
             yield keys[start:stop]
 
 
+def sum_up(path: Path) -> int:
+    """Checksum of a file."""
+    checksum = 0
+    with path.open("rb") as file:
+        while part := file.read(1 << 22):
+            checksum = zlib.crc32(part, checksum)
+    return checksum
+
+
 class Numbering:
     """Numbers instances 1..n in the order of their first pixels in the image."""
 
@@ -107,12 +117,13 @@ class Numbering:
         np.minimum.at(firsts, index, np.concatenate([np.zeros(0, np.int64), *self._firsts]))
         self._file.write(firsts.tobytes())
         self._file.close()
-        count = self._path.stat().st_size // 8
+        count, checksum = self._path.stat().st_size // 8, 0
         if count:
             everything = np.memmap(self._path, np.int64, "r+", shape=(count,))
             everything.sort()
             everything.flush()
-        return Numbers(self._path, count, known, firsts)
+            checksum = sum_up(self._path)
+        return Numbers(self._path, count, known, firsts, checksum)
 
 
 class Numbers(NamedTuple):
@@ -122,6 +133,11 @@ class Numbers(NamedTuple):
     total: int
     keys: Int[np.ndarray, " s"]
     firsts: Int[np.ndarray, " s"]
+    checksum: int  # of the file
+
+    def is_whole(self) -> bool:
+        """Whether the file is what was written."""
+        return self.path.exists() and sum_up(self.path) == self.checksum
 
     def of_block(self, found: Mapping[str, np.ndarray]) -> UInt32[np.ndarray, " k"]:
         """Number of each label of a block, 0 first, as `fill` left it."""

@@ -289,6 +289,24 @@ def reopen(
     return found
 
 
+def refuse_finished(
+    target: str | Path | None,
+    volumes: Sequence[Volume],
+    *,
+    name: str = "instances",
+    overwrite: bool = False,
+) -> None:
+    """Refuse now what `create_labels` would refuse, but for what is unfinished.
+
+    Raises:
+        OutputError: It exists already.
+        SettingError: Labels cannot go into this input, or have no such name.
+    """
+    store = _plan(target, volumes, volumes[0].space, name, None)
+    if not store.is_unfinished():
+        _refuse_existing(LabelStore(**(vars(store) | {"replaces": overwrite})))
+
+
 def dump_store(store: LabelStore) -> bytes:
     """Write a handle as JSON."""
     return json.dumps(asdict(store), indent=1, ensure_ascii=False).encode()

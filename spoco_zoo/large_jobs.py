@@ -3,7 +3,6 @@
 `jobs` does the same for images that fit into memory.
 """
 
-import json
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -11,36 +10,35 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
-from spoco_zoo.block_jobs import BlockWishes, work_folder
-from spoco_zoo.block_plan import choose_sizes
+from spoco_zoo.block_jobs import BlockWishes, has_begun, plan_job, work_folder
 from spoco_zoo.distributed import (
     Measured,
     Progress,
     Segmented,
+    check_target,
     clear,
     measure_block,
     measure_instances,
     segment_image,
 )
 from spoco_zoo.errors import DeviceError, ImageError, SettingError
-from spoco_zoo.figures import choose_slices, montage, write_png
-from spoco_zoo.files import refuse_existing, write_bytes
-from spoco_zoo.label_stores import LabelStore
-from spoco_zoo.machine import count_cores, count_gpus
+from spoco_zoo.files import refuse_existing
+from spoco_zoo.large_results import write_large_results
+from spoco_zoo.large_tiffs import SUFFIXES as TIFF_SUFFIXES
+from spoco_zoo.machine import count_cores, count_gpus, read_gpus
 from spoco_zoo.machine import read_memory as read_machine_memory
 from spoco_zoo.package import Package
 from spoco_zoo.recipe import Recipe
-from spoco_zoo.results import name_files, write_objects
+from spoco_zoo.results import name_files
 from spoco_zoo.stores import is_remote
 from spoco_zoo.volumes import Volume, group_images, is_volume, open_volumes
 from spoco_zoo.workers import Cluster, Here, Pool
 
 _USUAL_BYTES = 3_600_000_000  # for a worker, where there is as much
-_MOST_SIDE = 2048  # pixels of its longest side
 
 
 @dataclass(frozen=True)
@@ -129,6 +127,11 @@ def _check_out(out: str | None, images: int, wishes: LargeWishes) -> None:
         raise SettingError(
             f"--save asks for more than labels, and --out is {out}: expected a folder of this "
             "machine, as only labels go to a server"
+        )
+    if out is not None and Path(out).suffix.lower() in (*TIFF_SUFFIXES, ".png", ".npy"):
+        raise SettingError(
+            f"--out is {out}, and labels of what is run in blocks are OME-Zarr: expected "
+            "NAME.ome.zarr, a folder, or --into"
         )
     if is_zarr(out) and images > 1 and not wishes.into:
         raise SettingError(
@@ -256,8 +259,12 @@ class LargeRun:
             overwrite=wishes.overwrite,
             keeps_work=True,
         )
-        for volume in (volume for job in jobs for volume in job.volumes):
-            choose_sizes(package, recipe, volume.space, memory, self.plan.block)
+        if wishes.scheduler is None:
+            # blocks of one image are shared, so more workers than these would wait
+            self.workers = min(self.workers, self._most_blocks())
+            # where it was not said how many, cores that are left help inside each
+            threads = 1 if wishes.workers else max(count_cores() // self.workers, 1)
+            self.plan = replace(self.plan, threads=threads)
 
     @contextmanager
     def pool(self, workers: int | None = None) -> Iterator[Pool]:
@@ -281,14 +288,32 @@ class LargeRun:
 
     def measure(self, pool: Pool) -> Measured:
         """Try one block of the first image, and keep nothing of it."""
-        first = self.jobs[0]
-        place = self.wishes.scratch
-        if self.wishes.scheduler is not None:  # where workers elsewhere see it, too
-            place = work_folder(first.volumes[0], first.target, self.plan).parent
-        if place is not None and not place.is_dir():
-            place = None
-        with TemporaryDirectory(prefix="spoco-zoo-", dir=place) as folder:
-            return measure_block(first.volumes[0], self.package, Path(folder), self.plan, pool)
+        shared = self.wishes.scratch
+        if self.wishes.scheduler is not None:  # where its workers see it
+            shared = work_folder(self.jobs[0].volumes[0], self.jobs[0].target, self.plan).parent
+        if shared is not None:
+            shared.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix="spoco-zoo-", dir=shared) as folder:
+            before = _free_on_gpu() if self.device == "cuda" else None
+            measured = measure_block(
+                self.jobs[0].volumes[0], self.package, Path(folder), self.plan, pool
+            )
+            after = None if before is None else _free_on_gpu()  # the worker still holds it
+            taken = None if before is None or after is None else max(before - after, 0)
+            return replace(measured, gpu_bytes=taken)
+
+    def check(self, job: ImageJob) -> None:
+        """Refuse results that are there already, before anything is begun.
+
+        Raises:
+            OutputError: One exists.
+            SettingError: Labels cannot go there.
+        """
+        check_target(job.volumes, job.target, self.plan)
+        # what lies there of work that has begun is of this very work
+        if not has_begun(work_folder(job.volumes[0], job.target, self.plan)):
+            for path in (path for named in self._name_files(job) for path in named.values()):
+                refuse_existing(path, overwrite=self.wishes.overwrite)
 
     def run(self, job: ImageJob, pool: Pool, progress: Progress) -> Segmented:
         """Segment one image and write all its results.
@@ -296,27 +321,22 @@ class LargeRun:
         Raises:
             SpocoZooError: It cannot be done; the same command goes on later.
         """
+        self.check(job)
         files = self._name_files(job)
-        paths = [str(path) for named in files for path in named.values()]
-        mine = work_folder(job.volumes[0], job.target, self.plan) / "results.json"
-        self._refuse_results(paths, mine)
-        done = segment_image(job.volumes, self.package, job.target, self.plan, pool, progress)
-        self._refuse_results(paths, mine)
-        write_bytes(mine, json.dumps(paths).encode(), overwrite=True)
+        folder = work_folder(job.volumes[0], job.target, self.plan)
+        overwrite = self.wishes.overwrite or has_begun(folder)
+        places = tuple(named.pop("embeddings") for named in files if "embeddings" in named)
+        plan = replace(self.plan, embeddings=places)
+        done = segment_image(job.volumes, self.package, job.target, plan, pool, progress)
         for part, named in zip(done.jobs, files, strict=True):
-            self._write_results(part.volume, done, named, pool, progress)
+            found = None
+            if named.keys() - {"overlay"}:
+                found = measure_instances(replace(part, labels=done.store), pool, progress)
+            progress("writing results", 0, 1)
+            write_large_results(named, part.volume, done.store, found, overwrite=overwrite)
+            progress("writing results", 1, 1)
         clear(done)
         return done
-
-    def _refuse_results(self, paths: Sequence[str], mine: Path) -> None:
-        """Refuse to replace what others wrote; what this command wrote before it ended is its own.
-
-        Raises:
-            OutputError: There is such a file.
-        """
-        known = json.loads(mine.read_bytes()) if mine.exists() else []
-        for path in paths:
-            refuse_existing(Path(path), overwrite=self.wishes.overwrite or path in known)
 
     def _name_files(self, job: ImageJob) -> list[dict[str, Path]]:
         """Say where results other than labels go, for each point in time."""
@@ -329,110 +349,49 @@ class LargeRun:
         ]
         return [name_files(job.beside.with_name(f"{name}.tif"), kinds) for name in names]
 
-    def _write_results(
-        self,
-        volume: Volume,
-        done: Segmented,
-        files: dict[str, Path],
-        pool: Pool,
-        progress: Progress,
-    ) -> None:
-        labels = StoredLabels(done.store, volume.time)
-        if files.keys() - {"overlay"}:
-            job = next(job for job in done.jobs if job.volume == volume)
-            found = measure_instances(replace(job, labels=done.store), pool, progress)
-            progress("writing results", 0, 1)
-            write_objects(
-                files,
-                labels,
-                found,
-                scale_um=volume.scale_um,
-                channels=volume.shape[0],
-                overwrite=True,  # what may not be replaced was refused
-            )
-            progress("writing results", 1, 1)
-        if "overlay" in files:
-            picture = _draw(volume, labels)
-            write_png(files["overlay"], picture, overwrite=True)
+    def _most_blocks(self) -> int:
+        """Blocks of the image that has most."""
+        volumes = {volume.space: volume for job in self.jobs for volume in job.volumes}
+        plans = [plan_job(v, self.package, Path(), self.plan)[1] for v in volumes.values()]
+        return max(len(plan.layout) for plan in plans)
 
     def _is_small(self) -> bool:
-        """Whether it is not worth a worker: all images together are a few megapixels."""
+        """Whether it is not worth a process of its own: a few megapixels in all."""
         pixels = sum(math.prod(v.space) for job in self.jobs for v in job.volumes)
         return pixels <= 1 << 24
 
 
-class StoredLabels:
-    """Labels of a store, cut like an array."""
-
-    def __init__(self, store: LabelStore, time: int | None) -> None:
-        """Take a finished label image, and a point in time where it has some."""
-        self.shape = store.shape
-        self.ndim = len(store.shape)
-        self.chunks = store.chunks
-        self.dtype = np.dtype(np.uint32)
-        self._store = store
-        self._time = time
-
-    def __getitem__(self, place: Any) -> np.ndarray:  # noqa: ANN401 - what an array takes
-        given = place if isinstance(place, tuple) else (place,)
-        given = (*given, *(slice(None),) * (len(self.shape) - len(given)))
-        box, single = [], []
-        for axis, (part, size) in enumerate(zip(given, self.shape, strict=True)):
-            if isinstance(part, slice):
-                box.append(slice(*part.indices(size)))
-            else:
-                box.append(slice(int(part), int(part) + 1))
-                single.append(axis)
-        found = self._store.read(tuple(box), self._time)
-        return np.asarray(found.squeeze(tuple(single)) if single else found)
-
-
-def _draw(volume: Volume, labels: StoredLabels) -> np.ndarray:
-    """Draw instances over an image, or over slices of a volume, coarsely where it is large."""
-    *depth, height, width = volume.space
-    step = max(math.ceil(max(height, width) / _MOST_SIDE), 1)
-    slices = choose_slices(depth[0]) if depth else np.zeros(1, int)
-    planes, shown = [], []
-    for z in slices.tolist():
-        place = (slice(z, z + 1),) if depth else ()
-        rows = range(0, height, 1024 * step)
-        image, ids = [], []
-        for row in rows:
-            box = (*place, slice(row, min(row + 1024 * step, height)), slice(0, width))
-            image.append(volume.read(box)[..., ::step, ::step])
-            ids.append(labels[box][..., ::step, ::step])
-        planes.append(np.concatenate(image, axis=-2))
-        shown.append(np.concatenate(ids, axis=-2))
-    if not depth:
-        return montage(planes[0], shown[0])
-    return montage(np.concatenate(planes, axis=1), np.concatenate(shown, axis=0), slices)
-
-
-def tell_plan(run: LargeRun, measured: Measured) -> list[tuple[str, str]]:
-    """Say what a run will take, by the block that was tried."""
+def tell_plan(run: LargeRun, measured: Measured, workers: int) -> list[tuple[str, str]]:
+    """Say what a run by so many workers will take, by the block that was tried."""
     job, first = measured.job, measured.job.volume
     volumes = [volume for image in run.jobs for volume in image.volumes]
-    blocks = sum(
+    counts = [
         math.prod(math.ceil(n / b) for n, b in zip(v.space, job.layout.block, strict=True))
         for v in volumes
-    )
+    ]
+    # workers wait for each other at the end of each point in time
+    turns = sum(math.ceil(count / workers) for count in counts) / sum(counts)
     tried = job.layout.box(_middle(job.layout.counts))
     more = sum(math.prod(v.space) for v in volumes) / math.prod(s.stop - s.start for s in tried)
     raw = sum(math.prod(v.shape) * np.dtype(v.dtype).itemsize for v in volumes)
     # what is found is kept until the end, then filled, then written
+    times = "" if len(volumes) == len(run.jobs) else f" at {len(volumes)} points in time"
     disk = 3 * measured.disk_bytes * more
+    gpu = "not told by its driver" if measured.gpu_bytes is None else _size(measured.gpu_bytes)
     return [
-        ("images", f"{len(run.jobs)} ({len(volumes)} with all points in time, {_size(raw)})"),
-        ("first image", f"{first.url}: {_sides(first.space)} pixels, {first.dtype}"),
-        ("blocks", f"{blocks} of {_sides(job.layout.block)} pixels"),
-        ("at once", f"{_sides(job.inner)} pixels; tiles of {_sides(job.tile or job.inner)}"),
-        ("workers", f"{run.workers} on {run.device}"),
-        ("peak memory", f"{_size(measured.peak_bytes)} for each worker, measured on one block"),
-        ("disk", f"about {_size(disk)} while it works, a third of it at the end"),
+        ("image", first.url if len(run.jobs) == 1 else f"{first.url} and {len(run.jobs) - 1} more"),
+        ("pixels", f"{_sides(first.space)}, {first.dtype}; {_size(raw)}{times}"),
+        ("blocks", f"{sum(counts)} of {_sides(job.layout.block)}"),
+        ("clustered at once", _sides(job.inner)),
+        ("in the network at once", _sides(job.tile or job.inner)),
+        ("workers", f"{workers} on {run.device}, threads in each: {job.threads}"),
+        ("memory", f"{_size(measured.peak_bytes)} at most in each worker, measured on one block"),
+        *([("GPU memory", f"{gpu} for each worker")] if run.device == "cuda" else []),
+        ("disk", f"about {_size(disk)} while it works, {_size(disk / 3)} at the end"),
         (
             "time",
-            f"about {_clock(measured.seconds * more / run.workers)}; "
-            f"the network takes {measured.network_s / max(measured.seconds, 1e-9):.0%} of a block",
+            f"about {_clock(measured.seconds * more * turns)}, of which the network takes "
+            f"{measured.network_s / max(measured.seconds, 1e-9):.0%}",
         ),
     ]
 
@@ -442,7 +401,14 @@ def _sides(sizes: Sequence[int]) -> str:
 
 
 def _size(count: int | float) -> str:
+    if count < 1e5:
+        return f"{count / 1e3:.1f} kB"
     return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
+
+
+def _free_on_gpu() -> int | None:
+    gpus, _ = read_gpus()
+    return gpus[0].free_bytes if gpus else None
 
 
 def _middle(counts: Sequence[int]) -> int:

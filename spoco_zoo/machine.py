@@ -7,6 +7,7 @@ groups and limits say how much. Nothing is guessed: what the system does not tel
 import ctypes
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -89,8 +90,31 @@ def count_gpus() -> int:
     return count.value if ready else 0
 
 
+def choose_gpu(worker: str | int, count: int, visible: str | None) -> str | None:
+    """Say which GPU a worker takes, so that those of one machine share them out.
+
+    Args:
+        worker: Its name, that ends in its number on this machine: 3, or gpu-3.
+        count: GPUs of this machine.
+        visible: CUDA_VISIBLE_DEVICES, where it is set.
+
+    Returns:
+        What CUDA_VISIBLE_DEVICES has to be for it; None where there is nothing to choose, or no
+        number to choose by, as in the address that a worker without a name is called by.
+    """
+    gpus = [str(n) for n in range(count)] if visible is None else visible.split(",")
+    number = re.search(r"\d+$", str(worker))
+    if number is None or ":" in str(worker) or len(gpus) < 2:
+        return None
+    return gpus[int(number[0]) % len(gpus)]
+
+
 def peak_bytes() -> int:
     """Most memory that this process has held so far; 0 where the system does not tell."""
+    with suppress(OSError, ValueError):  # on Linux, where getrusage may tell of the parent
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
     try:
         import resource
     except ImportError:  # Windows

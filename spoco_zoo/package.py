@@ -257,10 +257,7 @@ def _understand(location: Path, rdf: _Rdf) -> Package:
             raise PackageError(
                 f"{place}: {tensor.id} has postprocessing: expected none; export the package again"
             )
-    if onnx.source not in config.files or onnx.sha256 not in (None, config.files[onnx.source]):
-        raise PackageError(
-            f"{place}: {onnx.source} has no sha256, or two that differ: export the package again"
-        )
+    _check_weights(place, onnx.source, onnx.sha256, config)
     _check_recipe(place, config.recipe, outputs)
     return Package(
         name=rdf.name,
@@ -274,6 +271,17 @@ def _understand(location: Path, rdf: _Rdf) -> Package:
         embedding_dim=outputs["embedding"].channels or 0,
         config=config,
     )
+
+
+def _check_weights(place: Path, source: str, sha256: str | None, config: SpocoConfig) -> None:
+    """Refuse weights that are no file of the package, or another one than was listed."""
+    if source not in config.files:
+        raise PackageError(
+            f"{place}: the ONNX weights are {source!r}, which is no file that config.spoco_zoo "
+            "lists: expected one of the package; export it again"
+        )
+    if sha256 not in (None, config.files[source]):
+        raise PackageError(f"{place}: states two sha256 of {source}: export the package again")
 
 
 def _check_recipe(place: Path, recipe: Recipe, outputs: Mapping[str, _Tensor]) -> None:

@@ -6,7 +6,8 @@
     ├── geojson/NAME.geojson     geojson: for QuPath
     ├── tables/NAME.csv          table: a line for each instance
     ├── tables/NAME.parquet      parquet: the same
-    └── overlays/NAME.png        overlay: instances over the image, or over slices of a volume
+    ├── overlays/NAME.png        overlay: instances over the image, or over slices of a volume
+    └── embeddings/NAME.ome.zarr embeddings: of runs in blocks, which write them on their way
 
 An instance has one id and one colour in all of them. It is measured and outlined once.
 """
@@ -42,6 +43,7 @@ _PLACES = {
     "table": ("tables", ".csv"),
     "parquet": ("tables", ".parquet"),
     "overlay": ("overlays", ".png"),
+    "embeddings": ("embeddings", ".ome.zarr"),
 }
 KINDS = ("labels", *_PLACES)
 _TELL_NUMBERS = {"geojson", "table", "parquet"}

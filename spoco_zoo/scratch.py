@@ -76,29 +76,14 @@ def is_whole(path: Path) -> bool:
         return False
 
 
-def find_checksum(path: Path) -> int | None:
-    """CRC-32 of any file; None where it is not there."""
-    try:
-        with path.open("rb") as file:
-            return _checksum(file, path.stat().st_size)
-    except OSError:
-        return None
-
-
 def _seal(file: BinaryIO) -> bytes:
     """Make the checksum of a file, and stop where it is to stand.
 
     The checksums of members do not tell of what is between them: a name could be gone.
     """
-    end = max(file.seek(0, os.SEEK_END) - _SEAL, 0)
+    left, seal = max(file.seek(0, os.SEEK_END) - _SEAL, 0), 0
     file.seek(0)
-    return b"%08x" % _checksum(file, end)
-
-
-def _checksum(file: BinaryIO, count: int) -> int:
-    """CRC-32 of the next bytes of a file."""
-    found = 0
-    while count > 0 and (part := file.read(min(count, 1 << 20))):
-        found = zlib.crc32(part, found)
-        count -= len(part)
-    return found
+    while left > 0 and (part := file.read(min(left, 1 << 20))):
+        seal = zlib.crc32(part, seal)
+        left -= len(part)
+    return b"%08x" % seal

@@ -123,8 +123,11 @@ class LossSettings(_Settings):
     instance_weight: float = Field(1.0, ge=0)
     consistency_weight: float = Field(1.0, ge=0)
     foreground_weight: float = Field(1.0, ge=0)
-    foreground_prior: float | None = Field(
-        None, gt=0, lt=1, description="foreground part of the crops, to learn it from unlabeled"
+    labelled_ratio: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="part of the instances that is labelled, to learn foreground from the rest",
     )
     dice: Literal["per_instance", "joint"] = "per_instance"
     max_anchors: int = Field(20, ge=1, description="of the consistency term, per image")
@@ -239,7 +242,7 @@ class Card(_Settings):
     title: str = Field(
         "SPOCO instance segmentation", min_length=5, max_length=64, pattern=r"^[A-Za-z0-9_+\- ()]+$"
     )
-    description: str = "Pixel embeddings for instance segmentation, trained with SPOCO."
+    description: str = "Instance segmentation from pixel embeddings, trained with SPOCO."
     authors: tuple[Author, ...] = (Author(name="spoco-zoo user"),)
     license: str = "CC-BY-4.0"
     data: str = Field("not stated", description="what it was trained on, with licence")
@@ -250,6 +253,9 @@ class Card(_Settings):
     tags: tuple[str, ...] = ()
     floor_ap50: float | None = Field(
         None, ge=0, le=1, description="AP at IoU 0.50 of a threshold on the test images, untaught"
+    )
+    few_labels: str | None = Field(
+        None, description="what a part of the labels gave, with its numbers, in whole sentences"
     )
     scene: SceneName = Field("nuclei", description="what samples and covers show, simulated")
     limits: str = Field("Not stated.", description="where it should not be used")
@@ -306,11 +312,21 @@ class Spec(_Settings):
                 f"data.pixel_size_um is {list(pixel)}: expected {self.net.dimensions} numbers "
                 f"for net.dimensions {self.net.dimensions}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_foreground(self) -> "Spec":
         if self.net.foreground_head and not self._can_learn_foreground:
             raise ValueError(
                 "net.foreground_head is true while data.label_zero is unlabeled: a foreground "
-                "head learns from labelled background or with loss.foreground_prior; give "
-                "data.background_label or the prior, or leave the head out"
+                "head learns from labelled background or with loss.labelled_ratio; give "
+                "data.background_label or the ratio, or leave the head out"
+            )
+        ratio = self.loss.labelled_ratio
+        if ratio is not None and self.data.label_zero == "background":
+            raise ValueError(
+                f"loss.labelled_ratio is {ratio:g} while data.label_zero is background, which says "
+                "that everything is labelled: make label_zero unlabeled, or leave the ratio out"
             )
         if self.clustering.foreground == "head" and not self.has_foreground_head:
             raise ValueError(
@@ -329,7 +345,7 @@ class Spec(_Settings):
     @property
     def _can_learn_foreground(self) -> bool:
         has_background = self.data.label_zero == "background" or self.data.background_label
-        return bool(has_background) or self.loss.foreground_prior is not None
+        return bool(has_background) or self.loss.labelled_ratio is not None
 
     @property
     def clustering_method(self) -> Clustering:

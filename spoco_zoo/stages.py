@@ -13,6 +13,7 @@ however often it is asked for, and a step that died leaves nothing that counts.
 
 import math
 import os
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
@@ -26,7 +27,8 @@ from jaxtyping import Shaped, UInt32
 from spoco_zoo.blocks import fill as fill_block
 from spoco_zoo.blocks import find_block
 from spoco_zoo.blocks import meet as meet_blocks
-from spoco_zoo.embedder import TILE, Embedder, Roll
+from spoco_zoo.embedder import TILE, Embedder, Roll, Seen
+from spoco_zoo.embedding_stores import write_embeddings
 from spoco_zoo.errors import PackageError
 from spoco_zoo.images import check_finite
 from spoco_zoo.intensities import Question
@@ -34,14 +36,14 @@ from spoco_zoo.joining import Numbers
 from spoco_zoo.label_stores import LabelStore
 from spoco_zoo.labels import look_up
 from spoco_zoo.layout import Layout
-from spoco_zoo.machine import peak_bytes
+from spoco_zoo.machine import choose_gpu, peak_bytes, read_gpus
 from spoco_zoo.measurements import Measurements, measure
 from spoco_zoo.normalization import Affine
 from spoco_zoo.package import load_package
 from spoco_zoo.recipe import Recipe
 from spoco_zoo.scratch import DamagedFileError, is_whole, read_arrays, write_arrays
 from spoco_zoo.session import EmbeddingSession
-from spoco_zoo.tiling import Box, inner_box
+from spoco_zoo.tiling import Box, Tile, inner_box
 from spoco_zoo.volumes import Volume
 
 _LEAST_TILE = 16  # pixels a side, below which nothing is gained
@@ -66,7 +68,7 @@ class Job:
     skips_damage: bool = False
     affine: Affine | None = field(default=None, compare=False)
     labels: LabelStore | None = None
-    is_constant: bool = False
+    embeddings: Path | None = None  # where they are kept, if they are wanted
 
 
 @dataclass(frozen=True)
@@ -130,13 +132,31 @@ def find(job: Job, number: int, attempt: int) -> Done:
     session = _open(job)
     assert job.affine is not None
     excerpt, told = _excerpt(job, session, number, tile)
-    embedder = Embedder(excerpt, session, tile, job.affine)
-    roll = Roll(embedder, job.recipe)
-    mask = None if job.mask is None else _Lazy(job.mask)
-    arrays = find_block(
-        roll.see, job.recipe, job.layout, number, inner, mask=mask, threads=job.threads
-    )
     ends = excerpt.range_in(job.layout.box(number))
+    embedder = Embedder(excerpt, session, tile, job.affine)
+    roll = Roll(embedder, job.recipe, on_host=job.embeddings is not None)
+    mask = None if job.mask is None else _Lazy(job.mask)
+
+    def note(tile: Tile, seen: Seen) -> None:
+        if job.embeddings is not None:
+            inside = (slice(None), *inner_box(tile.keep, tile.write))
+            write_embeddings(job.embeddings, tile.write, seen.known.embedding[inside])
+
+    def let_go() -> None:
+        roll.let_go()
+        excerpt.let_go()
+
+    arrays = find_block(
+        roll.see,
+        job.recipe,
+        job.layout,
+        number,
+        inner,
+        mask=mask,
+        threads=job.threads,
+        note=note,
+        let_go=let_go,
+    )
     write_arrays(path, arrays | {"range": ends, "told": np.array(told, str)})
     return Done(time.monotonic() - start, embedder.network_s, peak_bytes(), told)
 
@@ -200,7 +220,8 @@ def read_measured(job: Job, number: int) -> Measurements:
 def _final_labels(job: Job, number: int) -> UInt32[np.ndarray, "*space"]:
     names = ("labels", "keys", "firsts", "is_shared")
     found = dict(zip(names, read_arrays(path_of(job, "filled", number), *names), strict=True))
-    return look_up(read_numbers(job.folder).of_block(found), found["labels"])
+    labels = found["labels"]
+    return look_up(read_numbers(job.folder).of_block(found), labels, out=labels)
 
 
 def shrink(job: Job, number: int, attempt: int, level: int) -> Done:
@@ -240,9 +261,10 @@ def read_numbers(folder: Path) -> Numbers:
     Raises:
         DamagedFileError: They have to be found again.
     """
-    keys, firsts, total = read_arrays(folder / "numbers.zip", "keys", "firsts", "total")
-    numbers = Numbers(folder / "firsts.part", int(total), keys, firsts)
-    # of what is in it the driver has made sure
+    names = ("total", "keys", "firsts", "checksum")
+    total, keys, firsts, checksum = read_arrays(folder / "numbers.zip", *names)
+    numbers = Numbers(folder / "firsts.part", int(total), keys, firsts, int(checksum))
+    # of what is in the file the driver has made sure
     if total and not (numbers.path.exists() and numbers.path.stat().st_size == 8 * total):
         raise DamagedFileError(f"{numbers.path}: is not what was written")
     return numbers
@@ -263,6 +285,10 @@ class Excerpt:
             slice(s.start, min(s.stop, n)) for s, n in zip(place[1:], self.shape[1:], strict=True)
         ]
         return np.asarray(self._pixels[(place[0], *inner_box(self._box, tuple(cut)))])
+
+    def let_go(self) -> None:
+        """Forget the pixels."""
+        self._pixels = np.empty((0,) * self._pixels.ndim, self._pixels.dtype)
 
     def range_in(self, box: Box) -> Shaped[np.ndarray, "2 c"]:
         """Lowest and highest value of each channel in a box."""
@@ -340,7 +366,27 @@ def _opened(
             f"{package}: is another package than the one that this run was begun with: "
             "put that back, or add --overwrite to start anew"
         )
+    if device == "cuda":
+        _take_gpu()
     return EmbeddingSession(loaded, device, threads, precision)
+
+
+def _take_gpu() -> None:
+    """Show this process one GPU of several, before CUDA starts in it, if it is a Dask worker.
+
+    Where dask-cuda starts workers it has given a GPU to each.
+    """
+    distributed = sys.modules.get("distributed")
+    if distributed is None or "dask_cuda" in sys.modules:
+        return
+    try:
+        name = distributed.get_worker().name
+    except ValueError:  # no worker: this process has the machine to itself
+        return
+    # asking CUDA itself for the count would start it
+    gpu = choose_gpu(name, len(read_gpus()[0]), os.environ.get("CUDA_VISIBLE_DEVICES"))
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
 
 
 def _pack(answer: np.ndarray) -> dict[str, np.ndarray]:

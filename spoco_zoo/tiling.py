@@ -69,6 +69,13 @@ def inner_box(outer: Box, inner: Box) -> Box:
     )
 
 
+def intersect(a: Box, b: Box) -> Box:
+    """The pixels that two boxes share; they must share some."""
+    return tuple(
+        slice(max(s.start, t.start), min(s.stop, t.stop)) for s, t in zip(a, b, strict=True)
+    )
+
+
 def _round_up(value: int, step: int) -> int:
     return -(-value // step) * step
 

@@ -236,6 +236,8 @@ def open_volumes(
     wish = _Wish(n_axes, level, channels)
     if address.lower().endswith(TIFF_SUFFIXES):
         return _tiff_volumes(address, wish)
+    if not is_remote(address) and not os.path.exists(address):
+        raise ImageError(f"{address}: no such folder: check the path")
     return [v for image, name in list_images(address) for v in _zarr_volumes(image, name, wish)]
 
 

@@ -10,10 +10,11 @@ Dask is imported where a cluster is made.
 import logging
 import math
 import os
+import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -100,6 +101,8 @@ class Cluster:
             "distributed.worker.memory.target": False,
             "distributed.worker.memory.spill": False,
             "distributed.worker.memory.pause": False,
+            "distributed.worker.profile.enabled": False,  # it looks at every stack 100 times a s
+            "distributed.admin.system-monitor.interval": "5s",
         }
         stack.enter_context(dask.config.set(words))
         cluster = stack.enter_context(_start_here(count, memory_bytes, folder))
@@ -251,20 +254,37 @@ def _start_here(count: int, memory_bytes: int, folder: Path) -> Any:  # noqa: AN
 
     for _ in range(_MOST_ATTEMPTS):
         try:
-            return LocalCluster(  # type: ignore[no-untyped-call]
-                n_workers=count,
-                threads_per_worker=1,
-                memory_limit=memory_bytes,
-                dashboard_address="127.0.0.1:0",  # any port that is free
-                local_directory=str(folder),
-                silence_logs=logging.CRITICAL + 1,
-            )
+            with _deaf():
+                return LocalCluster(  # type: ignore[no-untyped-call]
+                    n_workers=count,
+                    threads_per_worker=1,
+                    memory_limit=memory_bytes,
+                    dashboard_address="127.0.0.1:0",  # any port that is free
+                    local_directory=str(folder),
+                    silence_logs=logging.CRITICAL + 1,
+                )
         except RuntimeError as error:
             last = error
     raise DeviceError(
         f"{count} workers cannot be started on this machine, tried {_MOST_ATTEMPTS} times "
         f"({last.__cause__ or last}): use fewer --workers, or free memory and processes"
     ) from last
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Start threads and processes that do not hear Ctrl-C: the driver does, and ends them.
+
+    A terminal sends it to all, and each worker would write a traceback.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _wait_for_some(futures: list[Any]) -> list[Any]:

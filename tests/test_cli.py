@@ -340,7 +340,7 @@ def test_results_without_labels_are_named_in_the_log(call, image_folder, tmp_pat
     assert wrong.code == 1
     assert wrong.err == (
         "Error: --save names 'masks': expected some of labels, rois, geojson, table, parquet, "
-        "overlay, separated by commas\n"
+        "overlay, embeddings, separated by commas\n"
     )
     assert not (tmp_path / "y").exists()
 
@@ -881,6 +881,23 @@ def test_training_that_runs_out_of_time_ends_well(call, nuclei_data, tiny_spec, 
     assert (result.code, result.out) == (0, f"{run}: saved at step 1; go on with --resume\n")
     spec = (run / "spec.yaml").read_text()
     assert "instance_ratio: 0.5\n" in spec
+
+
+def test_the_labelled_part_of_all_instances_lets_sparse_labels_learn_foreground(
+    call, nuclei_data, tiny_spec, tmp_path
+):
+    pytest.importorskip("torch")
+    run = tmp_path / "run"
+    words = ["train", nuclei_data, "-o", run, "--spec", tiny_spec, "--device", "cpu"]
+    words += ["--max-minutes", 0, "--labelled-ratio", 0.3]
+    assert_is_error(
+        call(*words),
+        "settings: loss.labelled_ratio is 0.3 while data.label_zero is background, which says that "
+        "everything is labelled: make label_zero unlabeled, or leave the ratio out",
+    )
+    result = call(*words, "--label-zero", "unlabeled")
+    assert (result.code, result.out) == (0, f"{run}: saved at step 1; go on with --resume\n")
+    assert "labelled_ratio: 0.3\n" in (run / "spec.yaml").read_text()
 
 
 def test_training_starts_from_another_run_and_its_network(call, nuclei_data, tiny_run, tmp_path):

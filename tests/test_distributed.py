@@ -246,7 +246,9 @@ def test_control_c_takes_workers_along_and_is_gone_on_with(
     told, complaint = driver.communicate(timeout=60)
     assert driver.returncode == 130
     assert told == ""
-    assert complaint.splitlines()[1:] == ["Aborted!"]
+    assert "Traceback" not in complaint
+    told = "stopped: what is done is kept, and the same command goes on"
+    assert [line for line in complaint.splitlines() if line][-1] == told
     assert len(orphans) == 2
     wait_until(lambda: not any(map(is_alive, orphans)), "the workers are gone, too", 20)
     assert not out.exists()

@@ -10,8 +10,11 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from spoco_zoo.labels import (
+    count_ids,
     fill_from_neighbors,
+    find_ids,
     find_pieces,
+    look_up,
     relabel,
     remove_small,
     split_disconnected,
@@ -211,3 +214,30 @@ def test_no_function_changes_its_argument(shape):
     assert remove_small(labels, labels.size).max() == 0
     assert split_disconnected(labels).max() > 3
     assert fill_from_neighbors(labels, labels == 0, 99).min() > 0
+
+
+@given(data=st.data())
+def test_counts_are_those_of_looking_at_each_id(data):
+    shape = data.draw(st.tuples(st.integers(0, 6), st.integers(1, 9)))
+    random = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    ids = random.integers(0, 5, shape).astype(np.uint32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("spoco_zoo.labels._RUNS_AT_ONCE", data.draw(st.integers(1, 20)))
+        firsts, sizes = count_ids(ids, 6)
+        found = find_ids(ids, 6)
+    for number in range(1, 7):
+        place = np.flatnonzero(ids == number)
+        assert firsts[number] == (place[0] if len(place) else ids.size)
+        assert sizes[number] == len(place)
+        assert found[number] == (len(place) > 0)
+    assert not found[0]
+
+
+def test_looking_up_may_go_into_the_ids_themselves():
+    ids = np.arange(12, dtype=np.uint32).reshape(3, 4) % 5
+    table = np.array([0, 7, 5, 3, 1], np.uint32)
+    expected = table[ids]
+    assert (look_up(table, ids) == expected).all()
+    assert (look_up(table > 4, ids) == (expected > 4)).all()
+    look_up(table, ids, out=ids)
+    assert (ids == expected).all()

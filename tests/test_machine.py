@@ -12,6 +12,7 @@ from spoco_zoo.machine import (
     Disk,
     Gpu,
     Memory,
+    choose_gpu,
     count_cores,
     one_blas_thread,
     read_disk,
@@ -58,6 +59,26 @@ def test_one_thread_of_blas_lasts_until_the_last_user_leaves():
         assert threads() == {1}
         second.__exit__(None, None, None)
         assert threads() == before
+
+
+@pytest.mark.parametrize(
+    ("worker", "count", "visible", "chosen"),
+    [
+        (0, 2, None, "0"),  # as workers that are started here are called
+        (3, 2, None, "1"),
+        ("gpu-3", 4, None, "3"),  # dask worker --name gpu --nworkers 4
+        ("SLURMCluster-7-1", 0, "2,5", "5"),
+        ("gpu-1", 4, "GPU-aa,GPU-bb", "GPU-bb"),
+        ("SLURMCluster-7", 4, "2", None),  # there is one
+        ("gpu-1", 4, "", None),
+        ("gpu-1", 1, None, None),
+        ("gpu-1", 0, None, None),
+        ("tcp://10.0.0.2:38291", 4, None, None),  # a port is no number of a worker
+        ("alice", 4, None, None),
+    ],
+)
+def test_workers_of_a_machine_take_gpus_in_turn(worker, count, visible, chosen):
+    assert choose_gpu(worker, count, visible) == chosen
 
 
 @pytest.fixture

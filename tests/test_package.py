@@ -350,7 +350,7 @@ def test_a_pipe_is_not_waited_for(tiny_package):
         (b"a: 2001-99-99", "is not plain YAML (ValueError)"),
         (b"a: " + b"9" * 5000, "is not plain YAML (ValueError)"),
         (b"a: 0x" + b"f" * 5000, "is not plain YAML (a number beyond all counts)"),
-        (b"a: " + b"[" * 100_000, "is not plain YAML (RecursionError)"),
+        (b"a: " + b"[" * 100_000, "is not plain YAML (very many values, or deep ones)"),
         (b"? [a]\n: b", "is not plain YAML (found unhashable key)"),
         (b"a: !!bool maybe", "is not plain YAML (KeyError)"),
         (b"a: !!int ''", "is not plain YAML (IndexError)"),
@@ -379,7 +379,7 @@ def test_what_is_no_description_is_refused(tiny_package, content, problem):
 def test_an_alias_is_refused_before_it_can_grow(tiny_package, content):
     (tiny_package / "rdf.yaml").write_text(content)
     assert refused(tiny_package) == (
-        f"{tiny_package / 'rdf.yaml'}: is not plain YAML (YAMLError): the file is damaged"
+        f"{tiny_package / 'rdf.yaml'}: is not plain YAML (an alias): the file is damaged"
     )
 
 
@@ -518,15 +518,17 @@ CONFIG = ("config", "spoco_zoo")
         ),
         (
             _set("weights", "onnx", "sha256", value="0" * 64),
-            "weights.onnx has no sha256, or two that differ: export the package again",
+            "states two sha256 of weights.onnx: export the package again",
         ),
         (
             _pop(*CONFIG, "files", "weights.onnx"),
-            "weights.onnx has no sha256, or two that differ: export the package again",
+            "the ONNX weights are 'weights.onnx', which is no file that config.spoco_zoo lists: "
+            "expected one of the package; export it again",
         ),
         (
             _set("weights", "onnx", "source", value="other.onnx"),
-            "other.onnx has no sha256, or two that differ: export the package again",
+            "the ONNX weights are 'other.onnx', which is no file that config.spoco_zoo lists: "
+            "expected one of the package; export it again",
         ),
         (
             lambda words: words["outputs"].pop(),

@@ -1,9 +1,15 @@
 """The README is a promise: its commands are CI's, its Python runs, its links lead somewhere."""
 
+import ast
+import inspect
 import re
 from pathlib import Path
 
 import numpy as np
+import pytest
+import yaml
+
+import spoco_zoo
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -30,12 +36,29 @@ def test_every_relative_link_leads_to_a_file():
 
 
 def test_the_python_example_does_what_it_says(monkeypatch):
-    (block,) = code_blocks("python")
+    block = code_blocks("python")[0]
     monkeypatch.chdir(ROOT)
     scope = {}
     exec(compile(block, "README.md", "exec"), scope)
     assert scope["labels"].dtype == np.uint32
     assert scope["labels"].shape == scope["image"].shape
+
+
+def test_the_example_for_large_data_calls_what_there_is():
+    pytest.importorskip("distributed")
+    block = code_blocks("python")[1]
+    call = next(n for n in ast.walk(ast.parse(block)) if isinstance(n, ast.Call))
+    assert ast.unparse(call.func) == "spoco_zoo.segment_volume"
+    names = [word.arg for word in call.keywords]
+    inspect.signature(spoco_zoo.segment_volume).bind(*call.args, **dict.fromkeys(names))
+
+
+def test_recipes_for_clusters_can_be_read():
+    for block in code_blocks("python"):
+        compile(block, "README.md", "exec")
+    (recipe,) = map(yaml.safe_load, code_blocks("yaml"))
+    assert recipe["kind"] == "DaskCluster"
+    assert recipe["spec"].keys() == {"worker", "scheduler"}
 
 
 def test_every_flag_of_the_readme_is_a_flag_of_a_command():
@@ -46,8 +69,11 @@ def test_every_flag_of_the_readme_is_a_flag_of_a_command():
     commands = get_command(app).commands
     known = {flag for c in commands.values() for p in c.params for flag in p.opts}
     used = set(re.findall(r"(?<![\w-])(--[a-z][a-z0-9-]+)", README)) - {
-        "--logdir",
-        "--nproc-per-node",
+        "--logdir",  # of TensorBoard
+        "--nproc-per-node",  # of torchrun
+        *("--host", "--memory-limit", "--nthreads", "--nworkers", "--port"),  # of Dask
+        *("--create-namespace", "--generate-name", "--repo"),  # of helm
+        "--gres",  # of SLURM
     }
     assert used <= known
 

@@ -141,7 +141,7 @@ def test_kinds_that_are_none_are_told(words, wrong):
         read_kinds(words)
     assert str(error.value) == (
         f"--save names {wrong!r}: expected some of labels, rois, geojson, table, parquet, "
-        "overlay, separated by commas"
+        "overlay, embeddings, separated by commas"
     )
 
 

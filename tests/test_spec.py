@@ -135,29 +135,35 @@ def test_what_is_left_out_follows_from_the_rest():
 
 
 @pytest.mark.parametrize(
-    ("zero", "known"), [("background", None), ("unlabeled", None), ("unlabeled", 255)]
+    ("zero", "known", "ratio"),
+    [
+        ("background", None, None),
+        ("unlabeled", None, None),
+        ("unlabeled", None, 0.3),
+        ("unlabeled", 255, None),
+        ("unlabeled", 255, 0.3),
+    ],
 )
-@pytest.mark.parametrize("prior", [None, 0.3])
 @pytest.mark.parametrize("wish", [None, True, False])
-def test_a_foreground_head_needs_labelled_background_or_a_prior(zero, known, prior, wish):
+def test_a_foreground_head_needs_labelled_background_or_a_ratio(zero, known, ratio, wish):
     words = {
         "data": {"label_zero": zero, "background_label": known},
         "net": {"foreground_head": wish},
-        "loss": {"foreground_prior": prior},
+        "loss": {"labelled_ratio": ratio},
     }
-    can_learn = zero == "background" or known is not None or prior is not None
+    can_learn = zero == "background" or known is not None or ratio is not None
     if wish and not can_learn:
-        with pytest.raises(SettingError, match=r"or the prior, or leave the head out"):
+        with pytest.raises(SettingError, match=r"or the ratio, or leave the head out"):
             parse_spec(words, "spec")
     else:
         spec = parse_spec(words, "spec")
         assert spec.has_foreground_head == (can_learn if wish is None else wish)
-        assert spec.loss.foreground_prior == prior
+        assert spec.loss.labelled_ratio == ratio
 
 
-def test_a_prior_lets_sparse_labels_cluster_within_the_head():
+def test_a_ratio_lets_sparse_labels_cluster_within_the_head():
     words = {"data": {"label_zero": "unlabeled"}, "clustering": {"foreground": "head"}}
-    assert parse_spec({**words, "loss": {"foreground_prior": 0.2}}, "spec").has_foreground_head
+    assert parse_spec({**words, "loss": {"labelled_ratio": 0.2}}, "spec").has_foreground_head
 
 
 def test_the_soft_mask_is_at_its_threshold_at_delta_var():
@@ -255,12 +261,12 @@ def test_a_misspelled_word_is_named_with_the_one_that_was_meant(refusal, text, s
             "data.label_zero is 'nothing': input should be 'background' or 'unlabeled'",
         ),
         (
-            "loss: {foreground_prior: 0}",
-            "loss.foreground_prior is 0: input should be greater than 0",
+            "loss: {labelled_ratio: 0}",
+            "loss.labelled_ratio is 0: input should be greater than 0",
         ),
         (
-            "loss: {foreground_prior: 1}",
-            "loss.foreground_prior is 1: input should be less than 1",
+            "loss: {labelled_ratio: 1}",
+            "loss.labelled_ratio is 1: input should be less than 1",
         ),
         ("net: {dimensions: 4}", "net.dimensions is 4: input should be 2 or 3"),
         (
@@ -358,8 +364,13 @@ def test_an_impossible_value_is_named_with_what_was_expected(refusal, text, sent
         (
             "net: {foreground_head: true}\ndata: {label_zero: unlabeled}",
             "net.foreground_head is true while data.label_zero is unlabeled: "
-            "a foreground head learns from labelled background or with loss.foreground_prior; "
-            "give data.background_label or the prior, or leave the head out",
+            "a foreground head learns from labelled background or with loss.labelled_ratio; "
+            "give data.background_label or the ratio, or leave the head out",
+        ),
+        (
+            "loss: {labelled_ratio: 0.1}",
+            "loss.labelled_ratio is 0.1 while data.label_zero is background, which says that "
+            "everything is labelled: make label_zero unlabeled, or leave the ratio out",
         ),
         (
             "data: {background_label: 255}",

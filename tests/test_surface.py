@@ -13,7 +13,7 @@ from spoco_zoo import errors
 NEEDS_TORCH = {"train", "export_package"}
 
 
-def test_the_surface_is_these_seven_names():
+def test_the_surface_is_these_eight_names():
     assert spoco_zoo.__all__ == [
         "cluster",
         "evaluate",
@@ -21,6 +21,7 @@ def test_the_surface_is_these_seven_names():
         "load_package",
         "score",
         "segment",
+        "segment_volume",
         "train",
     ]
     assert dir(spoco_zoo) == spoco_zoo.__all__
@@ -30,6 +31,8 @@ def test_the_surface_is_these_seven_names():
 def test_every_name_is_a_documented_function(name):
     if name in NEEDS_TORCH:
         pytest.importorskip("torch")
+    if name == "segment_volume":
+        pytest.importorskip("distributed")
     function = getattr(spoco_zoo, name)
     assert inspect.isfunction(function)
     assert "Raises:" in inspect.getdoc(function) or name == "evaluate"
@@ -61,6 +64,19 @@ def test_without_torch_the_wing_says_what_to_install(name, word):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == f"{word} needs torch: pip install 'spoco-zoo[train]'"
+
+
+def test_without_its_extra_segment_volume_says_what_to_install():
+    code = (
+        "import sys; sys.modules['distributed'] = None\n"
+        "import spoco_zoo\n"
+        "try: spoco_zoo.segment_volume\n"
+        "except ImportError as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == (
+        "segment_volume needs distributed: pip install 'spoco-zoo[volumes]'"
+    )
 
 
 def test_every_error_is_one_of_ours():

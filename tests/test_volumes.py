@@ -308,6 +308,9 @@ def test_a_store_that_is_gone_is_not_read_as_empty(tmp_path):
 
 
 def test_what_is_no_image_is_refused(tmp_path):
+    with pytest.raises(ImageError) as error:
+        open_volumes(tmp_path / "none.zarr", 2)
+    assert str(error.value) == f"{tmp_path}/none.zarr: no such folder: check the path"
     (tmp_path / "a.zarr").mkdir()
     with pytest.raises(ImageError) as error:
         open_volumes(tmp_path / "a.zarr", 2)

@@ -72,6 +72,28 @@ def test_nothing_is_found_that_keeps_a_package_from_its_programs(shipped):
     assert [finding.message for finding in findings if finding.severity == "error"] == []
 
 
+def test_a_collection_would_ask_for_the_name_of_a_maintainer_and_nothing_else(shipped):
+    pytest.importorskip("bioimageio.core")
+    pytest.importorskip("torch")
+    from spoco_zoo.packaging.acceptance import find_alerts
+
+    (alert,) = find_alerts(shipped)
+    assert alert.startswith("Missing `maintainers` or any author in `authors`")
+    assert f"bioimageio.spec says: {alert}" in (shipped / "README.md").read_text(encoding="utf-8")
+
+
+def test_what_is_made_of_boundary_maps_is_nearly_as_good_as_run():
+    """What `benchmarks/boundary_maps.py` measured on the validation images."""
+    told = json.loads((ROOT / "benchmarks/nuclei-2d/boundaries.json").read_text(encoding="utf-8"))
+    run, *others = told["ap50"].values()
+    assert told["images"] == 30
+    assert len(others) == 4
+    assert min(others) > run - 0.03
+    card = (ROOT / "weights/nuclei-2d-boundaries/README.md").read_text(encoding="utf-8")
+    for name, value in told["ap50"].items():
+        assert f"| {name} | {value:.3f} |" in card
+
+
 @pytest.mark.parametrize(
     "path", [p for p in DESKTOP if p.name.endswith("-instances")], ids=lambda path: path.name
 )
@@ -143,13 +165,13 @@ def test_tiles_change_nothing(session):
 
 
 def test_neither_tiles_nor_blocks_change_a_large_image():
-    """Sixteen fields side by side: more windows, and more instances, than any crop has seen."""
-    fields = [simulate_nuclei((512, 512), seed)[0] for seed in range(16)]
-    image = np.block([fields[row : row + 4] for row in range(0, 16, 4)])
+    """Nine fields side by side: more windows, and more instances, than any crop has seen."""
+    fields = [simulate_nuclei((512, 512), seed)[0] for seed in range(9)]
+    image = np.block([fields[row : row + 3] for row in range(0, 9, 3)])
     with EmbeddingSession(load_package(ROOT / "weights" / "nuclei-2d"), "cpu") as session:
         expected = segment(image, session)
-        assert expected.max() > 1000
-        for tile, block in ((256, 2048), (1024, 256), (2048, 1024), ((512, 128), (700, 1500))):
+        assert expected.max() > 800
+        for tile, block in ((256, 256), ((512, 128), (700, 1100))):
             assert (segment(image, session, tile=tile, block=block) == expected).all()
 
 

@@ -76,6 +76,11 @@ def recognize(root: Path, split: str) -> Layout:
         return "cvppp"
     if cvppp.is_hdf5(root):
         return "cvppp_hdf5"
+    if any((root / part).is_dir() for part in ("images", "labels")):
+        raise ImageError(
+            f"{root}: holds images and labels of no split: expected train/images and train/labels; "
+            "move most of them into train and the others, labelled as well as you can, into val"
+        )
     raise ImageError(
         f"{root}: holds no images that are understood: expected {split}/images and "
         f"{split}/labels, HDF5 files in {split}, or the layout of {', '.join(_OTHERS)}"

@@ -91,7 +91,7 @@ def find_alerts(folder: Path) -> list[str]:
         warnings.simplefilter("ignore")
         summary = build_description(words, context=context).validation_summary
     return [
-        f"{'.'.join(map(str, warning.loc))}: {warning.msg}"
+        f"{'.'.join(map(str, warning.loc))}: {warning.msg}".removeprefix(": ")
         for detail in summary.details
         for warning in detail.warnings
         if warning.severity >= _ALERT

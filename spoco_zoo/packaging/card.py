@@ -11,19 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from spoco_zoo.figures import embedding_colors, overlay, side_by_side, write_png
-from spoco_zoo.foreground import Head
-from spoco_zoo.packaging.description import package_title
+from spoco_zoo.packaging.description import package_title, what_it_gives
 from spoco_zoo.packaging.flavours import Flavour, FlavourName
 from spoco_zoo.packaging.memory import Memory
-from spoco_zoo.packaging.proof import Proof
+from spoco_zoo.packaging.proof import Check, Proof
 from spoco_zoo.packaging.run_folder import RunFacts
+from spoco_zoo.packaging.usage import limit_lines, use_lines
 from spoco_zoo.session import Embedded
-
-_OF_RUN = (
-    "Scores are those of `spoco-zoo run` with the embeddings package of this network; this package "
-    "was not scored by itself."
-)
-_DRAFT = "**Draft**: not for a collection before its author has looked it over."
 
 _GIVES: Mapping[FlavourName, str] = {
     "embeddings": "This package gives the embeddings; `spoco-zoo run` makes instances of them.",
@@ -34,70 +28,24 @@ _GIVES: Mapping[FlavourName, str] = {
     "extension of QuPath calls its own.",
 }
 
-_USE: Mapping[FlavourName, tuple[str, ...]] = {
-    "embeddings": (
-        "```",
-        "spoco-zoo run PACKAGE IMAGES -o LABELS",
-        "```",
-        "",
-        "In Python: `spoco_zoo.segment(image, spoco_zoo.load_package(PACKAGE))`. "
-        "`bioimageio.core` gives the embeddings.",
-    ),
-    "instances": (
-        "The output is a label image: 0 is background, every instance has a number of its own.",
-        "",
-        "- **Fiji**: *Plugins > DeepImageJ > Install model manually* takes the zip; then "
-        '*DeepImageJ Run*. In a macro: `run("DeepImageJ Run", "model_path=FOLDER '
-        'output_folder=OUT");` and open the file that ends in `instance_segmentation.tif`. '
-        "*Image > Lookup Tables > Glasbey* shows instances apart; *Label image to ROIs* "
-        "(BIOP, MorphoLibJ) makes ROIs of them. Convert RGB to 8-bit first.",
-        "- **Python**: `bioimageio.core.predict` gives the labels of a whole image. Do not "
-        "predict in blocks: every block counts from 1.",
-        "- **spoco-zoo**: the embeddings package of the same network gives the same "
-        "instances, for images of any size.",
-    ),
-    "boundaries": (
-        "The output has the channels that its description names, in 0..1.",
-        "",
-        "- **ilastik**: *Neural Network Classification (Local)* opens the zip. It shows the "
-        "channels as Label 1, 2, 3, in their order. Export *Probabilities*, then either "
-        "*Boundary-based Segmentation with Multicut*, with the boundary as its channel, or "
-        "*Object Classification [Pixel Prediction Map]* with hysteresis: core is interior at "
-        "0.5, final is foreground at {final}, objects of 10 pixels or more, *Don't merge "
-        "objects*.",
-        "- **Python**: `bioimageio.core.predict`, in blocks too.",
-    ),
-    "qupath": (
-        "- **QuPath** 0.6 or newer with the InstanSeg extension: put this folder into the "
-        "extension's model folder, choose it under *Local models*, select an annotation and run. "
-        "Images are resampled to the pixel size that `rdf.yaml` states, so the image must know "
-        "its own. Choose the CPU, or a GPU of NVIDIA: Apple's has no double precision, which the "
-        "clustering uses.",
-        "- **Elsewhere**: take the instances package of the same network.",
-    ),
+_SCORED: Mapping[FlavourName, str] = {
+    "embeddings": "",
+    "instances": "Scores are of `spoco-zoo run` with the embeddings package of this network. This "
+    "package gives the same labels, which is one of the proofs below.",
+    "boundaries": "Scores are of `spoco-zoo run` with the embeddings package of this network, not "
+    "of what ilastik makes of these maps.",
+    "qupath": "Scores are of `spoco-zoo run` with the embeddings package of this network, on "
+    "images as they are. This package gives the labels of `run` too, but of images as QuPath "
+    "normalises and resamples them, which was not scored.",
 }
 
-_LIMITS: Mapping[FlavourName, tuple[str, ...]] = {
-    "embeddings": (),
-    "instances": (
-        "",
-        "An image is computed in one piece. Fiji's library stops at 50,331,648 numbers of "
-        "input (7094 x 7094 pixels of one channel): crop larger images. Clustering settings "
-        "are part of the graph and cannot be changed.",
-    ),
-    "boundaries": (
-        "",
-        "ilastik normalises every tile by itself, and its tiles at the borders of an image "
-        "begin off the pooling grid: the table says what the second does. Statistics of a "
-        "whole image (`zero_mean_unit_variance`, `scale_range`) make tiles differ more; a "
-        "network trained with fixed numbers does not have that difference.",
-    ),
-    "qupath": (
-        "",
-        "QuPath itself was not at hand: what was tried are the libraries that it brings. It takes "
-        "percentiles over all that is annotated, and the network's own statistics are of a tile: "
-        "where a tile shows next to nothing, noise may be taken for instances.",
-    ),
+# what a check of the proof is called for people, and what its number is
+_CHECKS: Mapping[str, str] = {
+    "agreement": "computes what the training code computes",
+    "tiles": "tiles give what the whole image gives",
+    "tiles off the grid": "the same for tiles that begin off the pooling grid (told, not asked)",
+    "pixels seen beyond the halo": "no pixel beyond the declared halo counts",
+    "labels of spoco-zoo run": "gives the labels of `spoco-zoo run`",
 }
 
 
@@ -115,8 +63,8 @@ def write_card(
     lines = [
         f"# {package_title(spec, flavour.name)}",
         "",
-        *([_DRAFT, ""] if run.is_draft else []),
-        card.description,
+        *_draft_lines(run),
+        f"{card.description} {what_it_gives(flavour)}".strip(),
         "",
         "A SPOCO network (Wolny et al., CVPR 2022) gives every pixel a vector, an *embedding*, "
         "that is near to those of its own instance and far from those of others. Clustering the "
@@ -128,7 +76,7 @@ def write_card(
         "",
         "## Use",
         "",
-        *_use_lines(run, flavour.name),
+        *use_lines(run, flavour.name, flavour.outputs[0].channels if flavour.outputs else ()),
         "",
         "## Training",
         "",
@@ -146,22 +94,18 @@ def write_card(
         "## Validation",
         "",
         *_score_lines(run),
-        *(["", _OF_RUN] if flavour.name != "embeddings" else []),
+        *(["", _SCORED[flavour.name]] if _SCORED[flavour.name] else []),
+        *(_map_lines(run) if flavour.name == "boundaries" else []),
+        "",
+        "## Proof",
         "",
         *_proof_lines(proof),
         "",
         "## Limits",
         "",
-        card.limits,
-        *_LIMITS[flavour.name],
-        *([] if memory is None else ["", f"Memory: {memory}."]),
+        *limit_lines(run, flavour.name, memory),
         "",
-        "## How instances are made",
-        "",
-        "```json",
-        json.dumps(run.recipe.model_dump(mode="json"), indent=1),
-        "```",
-        "",
+        *(_recipe_lines(run) if flavour.name != "boundaries" else []),
         "## Cite",
         "",
         *(f"- {c.text} {c.doi or c.url or ''}".rstrip() for c in card.cite),
@@ -169,30 +113,69 @@ def write_card(
     return "\n".join(lines) + "\n"
 
 
-def _use_lines(run: RunFacts, flavour: FlavourName) -> list[str]:
-    """Say how programs use a flavour, with the threshold that was fitted."""
-    rule = run.recipe.foreground
-    final = rule.threshold if isinstance(rule, Head) else 0.5
-    return [line.replace("{final}", f"{final:.2g}") for line in _USE[flavour]]
+def _draft_lines(run: RunFacts) -> list[str]:
+    """Say that a card is a draft, and what a collection would ask for."""
+    if not run.is_draft:
+        return []
+    if run.lacks:
+        lacks = "; ".join(run.lacks).rstrip(".")
+        return [f"**Draft**: before it goes into a collection, bioimageio.spec says: {lacks}.", ""]
+    return ["**Draft**: its author has not yet said that it is ready for a collection.", ""]
+
+
+def _recipe_lines(run: RunFacts) -> list[str]:
+    recipe = json.dumps(run.recipe.model_dump(mode="json"), indent=1)
+    return ["## How instances are made", "", "```json", recipe, "```", ""]
+
+
+def _map_lines(run: RunFacts) -> list[str]:
+    """What the next steps in ilastik make of the maps, as far as that was measured."""
+    if run.maps is None:
+        return []
+    lines = [
+        "",
+        f"What the next steps make of the maps, on the {run.maps.images} validation images, by "
+        f"{run.maps.library}, with the settings above:",
+        "",
+        "| instances by | AP at IoU 0.50, pooled |",
+        "|---|---|",
+    ]
+    return lines + [f"| {name} | {value:.3f} |" for name, value in run.maps.ap50.items()]
 
 
 def _proof_lines(proof: Proof) -> list[str]:
-    """Say what was measured, in which engines, and in which not."""
+    """Say what was measured, in which engines, and in which not; equal rows are one."""
     lines = [
-        "Proven before it was written. Differences are the largest of any value, over the mean "
-        "length of a pixel's vector; of labels, the part of the pixels that differ.",
+        "All of this was measured on the files of this package before they got their name, in the "
+        "engines that Fiji, ilastik and others bring. Numbers are the largest difference of any "
+        "value, over the mean length of a pixel's vector; of labels, the part of the pixels that "
+        "differ. `proof.json` has them one by one, with the sha256 of every file.",
         "",
-        "| what | engine | measured | allowed |",
+        "| what | in | measured | allowed |",
         "|---|---|---|---|",
     ]
+    rows: dict[tuple[str, str, str], list[str]] = {}
     for check in proof.checks:
-        is_word = check.name.startswith("test tensors")
-        value = "reproduced" if is_word else f"{check.value:.1e}"
-        limit = "" if check.limit is None else f"{check.limit:.0e}"
-        lines.append(f"| {check.name} | {check.engine} | {value} | {limit} |")
+        name, value, limit = _row(check)
+        rows.setdefault((name, value, limit), []).append(check.engine)
+    lines += [
+        f"| {name} | {', '.join(engines)} | {value} | {limit} |"
+        for (name, value, limit), engines in rows.items()
+    ]
     if proof.missing:
         lines += ["", f"Not proven in: {', '.join(proof.missing)}."]
     return lines
+
+
+def _row(check: Check) -> tuple[str, str, str]:
+    """A check as people read it: what, the measured, the allowed."""
+    name = _CHECKS.get(check.name, check.name)
+    if check.name.startswith("test tensors"):
+        return f"reproduces its {check.name}", "yes", ""
+    if check.name.startswith("pixels"):
+        return name, f"{max(-check.value, 0):.0f} pixels to spare", ""
+    limit = "" if check.limit is None else f"{check.limit:.0e}" if check.limit else "0"
+    return name, f"{check.value:.1e}" if check.value else "0", limit
 
 
 def write_cover(path: Path, image: np.ndarray, embedded: Embedded, labels: np.ndarray) -> None:
@@ -241,4 +224,6 @@ def _score_lines(run: RunFacts) -> list[str]:
             f" Without any learning, by a threshold and a watershed whose numbers were chosen on "
             f"the validation images, AP at IoU 0.50 is {floor:.3f}."
         )
+    if run.spec.card.few_labels is not None:
+        lines += ["", f"With few labels: {run.spec.card.few_labels}"]
     return lines

@@ -99,14 +99,15 @@ def describe(facts: Facts) -> dict[str, Any]:
             {"name": author.name, "github_user": author.github_user}
             for author in card.authors
             if author.github_user
-        ],
+        ]
+        + [{"github_user": facts.run.maintainer}] * (facts.run.maintainer is not None),
     }
     return {
         "type": "model",
         "format_version": FORMAT_VERSION,
         "id": package_id(spec, flavour.name),
         "name": package_title(spec, flavour.name),
-        "description": f"{card.description} {_what_it_gives(flavour)}".strip(),
+        "description": f"{card.description} {what_it_gives(flavour)}".strip(),
         "authors": [author.model_dump(exclude_none=True) for author in card.authors],
         **{word: value for word, value in optional.items() if value},
         "license": card.license,
@@ -205,13 +206,16 @@ def _evaluations(run: RunFacts) -> list[dict[str, Any]]:
     ]
 
 
-def _what_it_gives(flavour: Flavour) -> str:
+def what_it_gives(flavour: Flavour) -> str:
     """What people see of the output; ilastik shows channels by number alone."""
-    if flavour.name in ("instances", "qupath"):
-        return "Gives a label image: 0 is background, every instance has a number."
-    if flavour.name == "boundaries":
-        return f"Gives probabilities, in this order: {', '.join(flavour.outputs[0].channels)}."
-    return ""
+    match flavour.name:
+        case "embeddings":
+            return "Gives pixel embeddings, which spoco-zoo run turns into instances."
+        case "boundaries":
+            names = ", ".join(name for output in flavour.outputs for name in output.channels)
+            return f"Gives probabilities, in this order: {names}."
+        case _:
+            return "Gives a label image: 0 is background, every instance has a number."
 
 
 def hash_files(folder: Path) -> dict[str, str]:

@@ -80,6 +80,7 @@ class ExportOptions:
     flavour: FlavourName = "embeddings"
     engines: Literal["installed", "cached", "all"] = "installed"
     scores: Path | None = None
+    maintainer: str | None = None  # the name on GitHub of who answers for it in a collection
     draft: bool = False
     overwrite: bool = False
     on_stage: Callable[[str], None] = lambda stage: None
@@ -97,7 +98,9 @@ def export_package(run_folder: Path, target: Path, options: ExportOptions) -> Pa
     """
     run_folder, target = Path(run_folder), Path(target)
     _check_target(target, overwrite=options.overwrite)
-    run, pair = read_run(run_folder, options.scores, is_draft=options.draft)
+    run, pair = read_run(
+        run_folder, options.scores, is_draft=options.draft, maintainer=options.maintainer
+    )
     spec, recipe = run.spec, run.recipe
     check_flavour(options.flavour, spec, recipe)
     is_consistency = isinstance(recipe.clustering, Consistency)
@@ -120,17 +123,15 @@ def export_package(run_folder: Path, target: Path, options: ExportOptions) -> Pa
             proof = draft.prove(engines, options.on_stage)
             options.on_stage("measuring memory")
             memory = draft.measure_memory(engines, options.on_stage)
-            card = write_card(run, flavour, proof, count_parameters(net), memory)
-            (folder / FILES["card"]).write_text(card, encoding="utf-8")
-            draft.describe(memory)
+            alerts = draft.tell(proof, memory)
             options.on_stage("testing every weight format with bioimageio.core")
             test_with_bioimageio(folder, flavour.formats)
             check_consumers(folder)
-            alerts = [] if options.draft else find_alerts(folder)
-            if alerts:
+            if alerts and not options.draft:
                 raise PackageError(
                     f"{package_id(spec, flavour.name)}: a collection would ask for more "
-                    f"({'; '.join(alerts)[:400]}): fill in the card of the spec, or export a draft"
+                    f"({'; '.join(alerts)[:400]}): fill in the card in {run_folder / 'spec.yaml'}, "
+                    "give a --maintainer where that is asked for, or export a --draft"
                 )
             if flavour.name == "embeddings":
                 check_round_trip(folder, draft.meant())
@@ -319,6 +320,21 @@ class _Draft:
         except PackageError as error:
             on_stage(f"memory is not told: {error}")
             return None
+
+    def tell(self, proof: Proof, memory: Memory | None) -> list[str]:
+        """Write card and description for people; what a collection would still ask for."""
+        self.write_card(proof, memory)
+        self.describe(memory)
+        lacks = find_alerts(self.folder)
+        if lacks and self.run.is_draft:
+            replace(self, run=replace(self.run, lacks=tuple(lacks))).write_card(proof, memory)
+            self.describe(memory)
+        return lacks
+
+    def write_card(self, proof: Proof, memory: Memory | None) -> None:
+        """Write the card."""
+        card = write_card(self.run, self.flavour, proof, count_parameters(self.net), memory)
+        (self.folder / FILES["card"]).write_text(card, encoding="utf-8")
 
     def describe(self, memory: Memory | None = None) -> None:
         """Write `rdf.yaml` for the files that are there."""

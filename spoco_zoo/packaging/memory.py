@@ -27,8 +27,9 @@ class Memory:
         shapes = " and ".join(" x ".join(map(str, size)) for size in self.sizes)
         unit = "megapixel" if len(self.sizes[0]) == 2 else "million voxels"
         return (
-            f"about {self.base_mb:.0f} MB and {self.mb_per_megapixel:.0f} MB for every {unit} of "
-            f"one piece, on the CPU in {self.engine}, measured on simulated images of {shapes}"
+            f"about {self.mb_per_megapixel:.0f} MB for every {unit} that is computed in one piece, "
+            f"and {self.base_mb:.0f} MB besides, on the CPU in {self.engine}, measured on "
+            f"simulated images of {shapes}"
         )
 
 

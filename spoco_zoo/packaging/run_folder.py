@@ -4,7 +4,7 @@ import csv
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -17,6 +17,9 @@ from spoco_zoo.training.momentum import MomentumPair
 
 class _Facts(BaseModel):
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+
+
+F = TypeVar("F", bound=_Facts)
 
 
 class Validation(_Facts):
@@ -62,6 +65,14 @@ class Scores(_Facts):
     images: list[Any] = Field(min_length=1)
 
 
+class Maps(_Facts):
+    """`boundaries.json`, if somebody measured what instances boundary maps lead to."""
+
+    images: int
+    library: str
+    ap50: dict[str, float]
+
+
 @dataclass(frozen=True)
 class RunFacts:
     """A finished run as its packages tell it."""
@@ -72,6 +83,9 @@ class RunFacts:
     hours: float | None = None  # of training
     scores: Scores | None = None  # of the test images
     is_draft: bool = False
+    maintainer: str | None = None  # by the name on GitHub, beside those of the authors
+    lacks: tuple[str, ...] = ()  # what a collection would ask for
+    maps: Maps | None = None
 
     @property
     def recipe(self) -> Recipe:
@@ -80,7 +94,11 @@ class RunFacts:
 
 
 def read_run(
-    folder: Path, scores: Path | None = None, *, is_draft: bool = False
+    folder: Path,
+    scores: Path | None = None,
+    *,
+    is_draft: bool = False,
+    maintainer: str | None = None,
 ) -> tuple[RunFacts, MomentumPair]:
     """Read the folder of a finished run, and its networks.
 
@@ -91,14 +109,20 @@ def read_run(
     spec, pair, words = load_run(folder)
     try:
         fitted = Fitted.model_validate(words)
-        path = folder / "environment.json"
-        environment = Environment.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except ValidationError as error:
         raise SettingError(
-            f"{folder}: environment.json or recipe.json is damaged: train again"
+            f"{folder}: recipe.json is damaged: make it anew with train --resume"
         ) from error
+    environment = _read_json(folder / "environment.json", Environment, "train again")
+    measured_maps = folder / "boundaries.json"
+    maps = None
+    if measured_maps.is_file():
+        maps = _read_json(measured_maps, Maps, "measure it anew, or remove it")
     hours = _sum_hours(folder / "history.csv")
-    return RunFacts(spec, fitted, environment, hours, measured, is_draft), pair
+    facts = RunFacts(
+        spec, fitted, environment, hours, measured, is_draft, maintainer=maintainer, maps=maps
+    )
+    return facts, pair
 
 
 def read_scores(path: Path) -> Scores:
@@ -113,6 +137,13 @@ def read_scores(path: Path) -> Scores:
         raise SettingError(
             f"{path}: holds no scores: expected a file of spoco-zoo evaluate --json"
         ) from error
+
+
+def _read_json(path: Path, kind: type[F], cure: str) -> F:
+    try:
+        return kind.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SettingError(f"{path.parent}: {path.name} is damaged: {cure}") from error
 
 
 def _sum_hours(history: Path) -> float | None:

@@ -57,7 +57,9 @@ def _of_foreground(run: Run, examples: Examples, recipe: Recipe) -> Iterator[Hin
         "(mean AP)."
     )
     if known - score >= _LIMIT:
-        label = "label more background, set loss.foreground_prior"
+        label = "label some background, or train with --labelled-ratio"
+        if run.spec.loss.labelled_ratio is not None:
+            label = "label some background, or more instances"
         if run.spec.data.label_zero == "background":
             label = "check that labels end at the edges of the objects, label more images"
         yield Hint(

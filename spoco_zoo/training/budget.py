@@ -37,21 +37,18 @@ from spoco_zoo.datasets import find_pairs
 from spoco_zoo.errors import SettingError
 from spoco_zoo.files import write_bytes
 from spoco_zoo.fitting import main_scores, score_recipe
-from spoco_zoo.labels import BACKGROUND
 from spoco_zoo.recipe import Consistency, Recipe
 from spoco_zoo.spec import LossSettings, Spec, change_spec, dump_spec, load_spec
 from spoco_zoo.training.budget_figure import Point, draw_budget
 from spoco_zoo.training.checkpoints import load_run
 from spoco_zoo.training.loop import train
 from spoco_zoo.training.options import TrainOptions
-from spoco_zoo.training.samples import AnySample, SparseSamples, read_samples
+from spoco_zoo.training.samples import read_samples
 from spoco_zoo.training.schedule import pick_device
 from spoco_zoo.training.validation import embed_all
 
 Method = Literal["spoco", "baseline"]
 Split = Literal["val", "test"]
-
-_BATCHES = 16  # from which the labelled part of the crops is estimated
 
 
 @dataclass(frozen=True)
@@ -177,18 +174,15 @@ def run_budget(
     return collect(out, grid)
 
 
-def cell_spec(spec: Spec, cell: Cell, prior: float | None = None) -> Spec:
+def cell_spec(spec: Spec, cell: Cell) -> Spec:
     """Make the recipe of one cell out of that of the grid.
 
     Below ratio 1 label 0 means unlabeled, and the terms of SPOCO that act on unlabeled pixels
     have their usual weight where the recipe left them out, as one for complete labels does. At
     ratio 1 everything is known and consistency has nothing to say.
 
-    Args:
-        spec: The recipe of the grid.
-        cell: What is asked for.
-        prior: Part of the crops that is foreground, for a network that learns foreground from
-            unlabeled pixels; that of the recipe stays where it has one.
+    The foreground head is told which part of the objects is labelled, which is the ratio: who
+    labels some objects knows about that much.
     """
     usual, loss = LossSettings(), spec.loss
     # tissue without background: 0 is no object there, and may well be unlabeled
@@ -210,43 +204,17 @@ def cell_spec(spec: Spec, cell: Cell, prior: float | None = None) -> Spec:
         changes["loss"] |= {
             "unlabeled_push_weight": loss.unlabeled_push_weight or usual.unlabeled_push_weight,
             "consistency_weight": loss.consistency_weight or usual.consistency_weight,
-            "foreground_prior": loss.foreground_prior or prior,
+            "labelled_ratio": cell.ratio if _wants_foreground(spec) else None,
         }
     if cell.method == "baseline":
         names = ("unlabeled_push_weight", "instance_weight", "consistency_weight")
         changes["loss"] |= dict.fromkeys(names, 0.0)
-    if changes["data"]["label_zero"] == "background":  # which is known then without it
+    if changes["data"]["label_zero"] == "background":  # which is known then without these
         words = spec.data.model_copy(update={"background_label": None})
-        spec = spec.model_copy(update={"data": words})
+        terms = spec.loss.model_copy(update={"labelled_ratio": None})
+        spec = spec.model_copy(update={"data": words, "loss": terms})
         changes["data"].pop("background_label")
     return change_spec(spec, changes)
-
-
-def estimate_prior(spec: Spec, samples: Sequence[AnySample], n_objects: Sequence[int]) -> float:
-    """Estimate which part of the crops is foreground, from the labelled objects alone.
-
-    In an image of which k of n objects are labelled, the unlabeled ones have (n - k) / k times
-    the labelled pixels, if labelled objects are as large as others. Crops hold those of the image
-    on average, and what is labelled in crops can be counted there: many are aimed at labelled
-    objects and hold more of them than the image does.
-
-    Args:
-        spec: The recipe of the cell, for the crops.
-        samples: The training images with the labels that the cell has.
-        n_objects: Of each image, how many objects there are.
-
-    Returns:
-        A number from 0.01 to 0.99.
-    """
-    crops = SparseSamples(samples, spec)
-    hidden = [
-        (sample.labels > BACKGROUND).mean() * (count / max(len(sample.kept), 1) - 1)
-        for sample, count in zip(samples, n_objects, strict=True)
-    ]
-    steps = range(min(_BATCHES, spec.schedule.steps))
-    labelled = [float((crops[step].labels > BACKGROUND).float().mean()) for step in steps]
-    prior = sum(labelled) / len(labelled) + float(crops.chances @ hidden)
-    return round(min(max(prior, 0.01), 0.99), 4)
 
 
 def collect(out: Path, grid: Grid) -> Budget:
@@ -341,29 +309,14 @@ def _finish_cell(spec: Spec, data: Path, folder: Path, cell: Cell, options: Trai
     """Train a cell, or what is left of it; tell whether it came to its end."""
     if (folder / "recipe.json").is_file():
         return True
-    started = folder / "spec.yaml"
-    if started.is_file():
-        chosen = load_spec(started)  # with the prior that it was started with
-    else:
-        options.on_stage("reading images")
-        chosen = cell_spec(spec, cell, _find_prior(spec, data, cell))
     resume = (folder / "last.pt").is_file()
-    return train(chosen, data, folder, replace(options, resume=resume)).finished
+    return train(cell_spec(spec, cell), data, folder, replace(options, resume=resume)).finished
 
 
-def _find_prior(spec: Spec, data: Path, cell: Cell) -> float | None:
-    """Estimate the foreground prior of a cell, where its network has use for one."""
+def _wants_foreground(spec: Spec) -> bool:
+    """Whether networks of a grid are to learn foreground."""
     head = spec.net.foreground_head
-    wants_head = spec.clustering.foreground in ("auto", "head") if head is None else head
-    if cell.ratio == 1 or not wants_head or spec.loss.foreground_prior is not None:
-        return None
-    # the baseline draws the same crops of the same labels, so it gets the same prior
-    sparse = cell_spec(spec, replace(cell, method="spoco"), prior=0.5)
-    whole = sparse.data.model_copy(update={"instance_ratio": 1.0})
-    n_axes = spec.net.dimensions
-    counts = [len(s.kept) for s in read_samples(data / "train", whole, n_axes, thin=True)]
-    samples = read_samples(data / "train", sparse.data, n_axes, thin=True)
-    return estimate_prior(sparse, samples, counts)
+    return spec.clustering.foreground in ("auto", "head") if head is None else head
 
 
 @torch.no_grad()

@@ -263,7 +263,7 @@ class _Run:
             g = self.pair.momentum_net.split(momentum_output.float()).embedding
         # of each image by itself, so that it does not matter which process has it
         draws = [draw(self.spec.schedule.seed, self.step, number) for number in numbers]
-        return spoco_loss(split, g, part.labels, self.spec.loss, draws, self.ranks.total)
+        return spoco_loss(split, g, part.labels, self.spec.loss, draws)
 
     def end_step(
         self,

@@ -14,8 +14,8 @@ mu_k the mean embedding of cluster k (its gradient flows):
 Clusters of pull and push are the instances and, where it was labelled, the background; the
 unlabeled pixels are no cluster (Wolny et al. 2022, eq. 1-6).
 
-The foreground head learns from labelled background, or, where a foreground prior is given, from
-instances and unlabeled pixels (positive-unlabeled learning).
+The foreground head learns from labelled background, or, where it is told which part of the
+instances is labelled, from instances and unlabeled pixels (positive-unlabeled learning).
 
 Every function takes a batch and gives one number for each image. Clusters of all images are one
 table, (b, n): unlabeled pixels, background, instance 1, instance 2 and so on, with a count of
@@ -26,7 +26,7 @@ and while anchors are drawn.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -46,8 +46,8 @@ _LEAST_EXPONENT = -40.0
 _SURELY_DENSE = 256  # larger ids may have gaps, and every id below the largest costs time
 _KNOWN = slice(1, None)  # columns of the clusters that pull and push act on
 _INSTANCES = slice(2, None)
-
-Total = Callable[[Tensor], Tensor]  # a sum over the processes that share a batch
+_BESIDE = 5  # pixels around a labelled instance
+_RATIO_BESIDE = 0.9  # what is foreground there is mostly the instance itself, and labelled
 
 
 class LossTerms(NamedTuple):
@@ -250,73 +250,54 @@ def foreground(
     return term * (states == BACKGROUND).any(dim=1)
 
 
-def positive_unlabeled_risk(
-    logit: Float[Tensor, "b 1 *space"],
-    labels: Int[Tensor, "b *space"],
-    prior: float,
-    total: Total = lambda sums: sums,
-) -> Tensor:
-    """Non-negative risk of the foreground head, from positives and unlabeled pixels.
+def foreground_from_some(
+    logit: Float[Tensor, "b 1 *space"], labels: Int[Tensor, "b *space"], labelled_ratio: float
+) -> Float[Tensor, " b"]:
+    """Negative log-likelihood of which pixels are labelled, where only some instances are.
 
-    Labelled, unlabeled and known background pixels are one sample: an unlabeled pixel is one
-    whose label was left out, so the labelled positives are missing among the unlabeled. With n
-    pixels, of which P are labelled positives, U unlabeled and B known background, c = |P| / n,
-    pi the part that is foreground, and l+ and l- the loss of a pixel as foreground and as
-    background, the positives among the unlabeled are the part pi - c of all pixels, and
+    With p the probability of foreground at a pixel and r the part of the instances that is
+    labelled, the pixel is in a labelled instance with probability r p, if instances were chosen
+    without regard to their looks (Elkan and Noto 2008, "Learning classifiers from only positive
+    and unlabeled data"). So what the labels say of p is
 
-        risk = pi mean_P(l+) + sum_B(l-) / n + max(0, sum_U(l-) / n - (pi - c) mean_P(l-))
+        -log p          at a labelled instance, but for a constant
+        -log(1 - r p)   at an unlabeled pixel: an instance that was not labelled, or background
+        -log(1 - p)     at known background
 
-    Without the maximum its expectation is the risk of complete labels, if labelled positives
-    look like the others: whole instances must have been chosen without regard to their looks.
-    It is eq. 6 of Kiryo et al. 2017 ("Positive-Unlabeled Learning with Non-Negative Risk
-    Estimator"), where the unlabeled are a second sample of which the part pi is positive,
-    brought to one sample as by Mielniczuk and Wawrzeńczyk 2025 ("Single-sample versus
-    case-control sampling scheme for Positive Unlabeled data"). The maximum is taken of the
-    unlabeled negatives alone, whose loss cannot be below zero; where it acts they give no
-    gradient. The ascent of algorithm 1 is left out: it made no difference on simulated nuclei.
-
-    The loss of a pixel is the sigmoid loss of Kiryo et al.: it is bounded, so that few labelled
-    instances cannot outweigh the rest. The images are one sample, since pi holds for their mean
-    and not for each: a maximum per image would count those with more foreground as background.
-
-    Args:
-        logit: Of belonging to any instance.
-        labels: UNLABELED, BACKGROUND or an instance id.
-        prior: pi, the part of all these pixels that is foreground. The labels bound it: it is
-            at least c, and at most 1 without the part of known background.
-        total: Sums over all processes whose images are part of the sample.
+    which is least where p is the truth (the correction of a loss by known odds of a wrong label,
+    Patrini et al. 2017), and is bounded below, so that nothing has to be cut off. Crops are aimed
+    at labelled instances, which changes no term of these: they are labelled for certain, and a
+    constant has no gradient. But beside them, where one does not know on looking whether a pixel
+    is still theirs, foreground would mostly be labelled: r is 0.9 there. With r alone outlines
+    come out too wide. A ratio that is too low makes some more foreground than there is; one that is
+    too high does more harm.
 
     Returns:
-        A scalar from 0 to 2. Without any positive pixel nothing tells what the unlabeled are,
-        and it is the part of the known background alone, zero if there is none.
+        For each image the sum over its pixels, by the sum of their weights: r of an unlabeled
+        one, 1 of all others. With complete labels it is the mean cross-entropy.
     """
-    values, states = logit.flatten(), labels.flatten()
+    values, states = logit.flatten(1), labels.flatten(1)
     positive, background, unlabeled = (
         mask.to(values.dtype)
         for mask in (states > BACKGROUND, states == BACKGROUND, states == UNLABELED)
     )
-    as_foreground, as_background = torch.sigmoid(-values), torch.sigmoid(values)
-    # float64: counts of pixels are then exact
-    counts = total(
-        torch.stack([positive.sum(), background.sum(), states.new_tensor(len(states))]).double()
-    )
-    sums = total(
-        torch.stack(
-            [
-                (as_foreground * positive).sum(),
-                (as_background * positive).sum(),
-                (as_background * background).sum(),
-                (as_background * unlabeled).sum(),
-            ]
-        )
-    )
-    positives, backgrounds, n = counts.to(values.dtype).unbind()
-    n, some = n.clamp_min(1), positives.clamp_min(1)
-    labelled, known = positives / n, backgrounds / n
-    foreground_part = torch.clamp(labelled.new_tensor(prior), min=labelled, max=1.0 - known)
-    hidden = (foreground_part - labelled) * sums[1] / some
-    others = foreground_part * sums[0] / some + (sums[3] / n - hidden).clamp_min(0.0)
-    return sums[2] / n + others * (labelled > 0)
+    as_background = F.softplus(values)
+    beside = _grow(states.view(labels.shape) > BACKGROUND, _BESIDE).flatten(1)
+    ratio = torch.full_like(values, labelled_ratio)
+    ratio = ratio.masked_fill(beside, max(_RATIO_BESIDE, labelled_ratio))
+    # 1 - r p = (1 + (1 - r) e^z) / (1 + e^z)
+    as_unlabeled = as_background - F.softplus(values + torch.log1p(-ratio))
+    costs = F.softplus(-values) * positive + as_background * background + as_unlabeled * unlabeled
+    weights = positive + background + ratio * unlabeled
+    return costs.sum(dim=1) / weights.sum(dim=1)
+
+
+def _grow(mask: Bool[Tensor, "b *space"], reach: int) -> Bool[Tensor, "b *space"]:
+    """Add the pixels at most so far from a mask, along y and x."""
+    flat = mask.flatten(0, -3)[:, None].float()
+    for kernel, padding in (((2 * reach + 1, 1), (reach, 0)), ((1, 2 * reach + 1), (0, reach))):
+        flat = F.max_pool2d(flat, kernel, stride=1, padding=padding)
+    return (flat > 0).view(mask.shape)
 
 
 def spoco_loss(
@@ -325,11 +306,8 @@ def spoco_loss(
     labels: Int[Tensor, "b *space"],
     settings: LossSettings,
     generators: Sequence[torch.Generator],
-    total: Total = lambda sums: sums,
 ) -> LossTerms:
     """Evaluate all terms of a batch in float32; each is the mean over its images.
-
-    With a foreground prior, the images that have unlabeled pixels share one foreground term.
 
     Args:
         output: What f says of the first view.
@@ -337,7 +315,6 @@ def spoco_loss(
         labels: UNLABELED, BACKGROUND or an instance id, in the geometry of both views.
         settings: Margins and weights.
         generators: Draw the anchors of the consistency term, one for each image.
-        total: Sums over all processes that share the batch; it is called as often in each.
     """
     clusters = find_clusters(output.embedding.float(), labels)
     soft_squared, hinges = sum_for_instances(
@@ -355,7 +332,7 @@ def spoco_loss(
         else _consistency_of_each(clusters, momentum_embedding, settings, generators),
         nothing
         if output.foreground is None
-        else _foreground_of_each(output.foreground.float(), labels, clusters, settings, total),
+        else _foreground_of_each(output.foreground.float(), labels, clusters, settings),
     ]
     terms = torch.stack(rows).mean(dim=1)
     weighted = sum(w * term for w, term in zip(settings.weights, terms.unbind(), strict=True))
@@ -381,18 +358,14 @@ def _consistency_of_each(
 
 
 def _foreground_of_each(
-    logits: Tensor, labels: Tensor, clusters: Clusters, settings: LossSettings, total: Total
+    logits: Tensor, labels: Tensor, clusters: Clusters, settings: LossSettings
 ) -> Tensor:
     """Evaluate the foreground term of each image."""
     terms = foreground(logits, labels)
-    if settings.foreground_prior is None:
+    if settings.labelled_ratio is None:
         return terms
-    # other processes may have sparse images where this one has none, and wait for it
-    sparse = [image for image, count in enumerate(clusters.unlabeled) if count]
-    shared = positive_unlabeled_risk(
-        logits[sparse], labels[sparse], settings.foreground_prior, total
-    )
-    return torch.where(clusters.exists[:, 0], shared, terms)
+    from_some = foreground_from_some(logits, labels, settings.labelled_ratio)
+    return torch.where(clusters.exists[:, 0], from_some, terms)
 
 
 def _soft_mask(squared: Tensor, two_sigma_squared: float) -> Tensor:

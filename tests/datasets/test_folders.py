@@ -242,6 +242,14 @@ def test_a_folder_without_any_layout_says_which_there_are(tmp_path):
         f"{tmp_path}: holds no images that are understood: expected train/images and "
         "train/labels, HDF5 files in train, or the layout of cvppp, cvppp_hdf5, cityscapes"
     )
+    (tmp_path / "mine" / "images").mkdir(parents=True)
+    with pytest.raises(ImageError) as error:
+        find(tmp_path / "mine")
+    assert str(error.value) == (
+        f"{tmp_path / 'mine'}: holds images and labels of no split: expected train/images and "
+        "train/labels; move most of them into train and the others, labelled as well as you can, "
+        "into val"
+    )
     nowhere = tmp_path / "nowhere"
     with pytest.raises(ImageError) as error:
         find(nowhere)

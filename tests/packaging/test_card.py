@@ -19,7 +19,14 @@ from spoco_zoo.packaging.card import write_cover
 from spoco_zoo.packaging.flavours import FLAVOURS, Flavour
 from spoco_zoo.packaging.memory import Memory
 from spoco_zoo.packaging.proof import Check, Proof
-from spoco_zoo.packaging.run_folder import Environment, Fitted, RunFacts, Scores, read_scores
+from spoco_zoo.packaging.run_folder import (
+    Environment,
+    Fitted,
+    Maps,
+    RunFacts,
+    Scores,
+    read_scores,
+)
 from spoco_zoo.recipe import Recipe
 from spoco_zoo.session import Embedded
 from spoco_zoo.spec import parse_spec
@@ -43,7 +50,11 @@ PROVEN = Proof(
     [
         Check("agreement", "ONNX Runtime", 2.5e-7, 1e-4),
         Check("tiles off the grid", "ONNX Runtime", 0.25, None),
+        Check("agreement", "Other", 2.5e-7, 1e-4),
+        Check("agreement", "Exact", 0.0, 1e-4),
+        Check("pixels seen beyond the halo", "ONNX Runtime", -6.0, 0.0),
         Check("test tensors, onnx", "core", 0.0, None),
+        Check("labels of spoco-zoo run", "spoco-zoo", 0.0, 0.0),
     ],
 )
 SCORES = {
@@ -87,14 +98,14 @@ def test_the_run_is_told():
     ).splitlines()
     assert card[0] == "# Some nuclei"
     for line in (
-        "Of many kinds.",
+        "Of many kinds. Gives pixel embeddings, which spoco-zoo run turns into instances.",
         "- Data: one data set",
         "- 41 images with 997 instances, 10% of the instances labelled, label 0 meaning unlabeled",
         "- 2000 steps of 3 crops of 64 x 96 pixels, seed 8, bfloat16 on cuda; "
         "weights of step 1234, the best on validation",
         "- 123,456 parameters, embedding of 16 numbers",
         "- Licence of the weights: MIT",
-        "Not for cells.",
+        "- Not for cells.",
         "- One 10.1/2",
         "- Two",
     ):
@@ -112,23 +123,56 @@ def test_time_and_memory_are_told_where_they_are_known():
     told = write_card(make_run(hours=1.26), PROVEN, None, memory=memory)
     assert "float16 on cuda, 1.3 hours; weights of step 1234" in told
     assert (
-        "Memory: about 123 MB and 568 MB for every million voxels of one piece, on the CPU in "
-        "Engine 1, measured on simulated images of 16 x 128 x 128 and 64 x 128 x 128." in told
+        "- Memory: about 568 MB for every million voxels that is computed in one piece, and 123 MB "
+        "besides, on the CPU in Engine 1, measured on simulated images of 16 x 128 x 128 and "
+        "64 x 128 x 128." in told
     )
     assert "Memory:" not in write_card(make_run(), PROVEN, None)
 
 
-def test_the_proof_is_told():
+def test_the_proof_is_told_and_equal_rows_are_one():
     card = write_card(make_run(), PROVEN, None).splitlines()
-    assert "| agreement | ONNX Runtime | 2.5e-07 | 1e-04 |" in card
-    assert "| tiles off the grid | ONNX Runtime | 2.5e-01 |  |" in card
-    assert "| test tensors, onnx | core | reproduced |  |" in card
-    assert "Not proven in: libtorch." in card
+    start = card.index("| what | in | measured | allowed |")
+    assert card[start + 2 : start + 10] == [
+        "| computes what the training code computes | ONNX Runtime, Other | 2.5e-07 | 1e-04 |",
+        "| the same for tiles that begin off the pooling grid (told, not asked) | ONNX Runtime "
+        "| 2.5e-01 |  |",
+        "| computes what the training code computes | Exact | 0 | 1e-04 |",
+        "| no pixel beyond the declared halo counts | ONNX Runtime | 6 pixels to spare |  |",
+        "| reproduces its test tensors, onnx | core | yes |  |",
+        "| gives the labels of `spoco-zoo run` | spoco-zoo | 0 | 0 |",
+        "",
+        "Not proven in: libtorch.",
+    ]
 
 
-def test_a_card_is_a_draft_only_where_that_is_said():
+def test_a_draft_says_that_it_is_one_and_what_it_lacks():
+    said = "**Draft**: its author has not yet said that it is ready for a collection."
     told = [write_card(make_run(is_draft=is_draft), PROVEN, None) for is_draft in (False, True)]
     assert ["**Draft**" in card for card in told] == [False, True]
+    assert said in told[1].splitlines()
+    lacks = replace(make_run(is_draft=True), lacks=("cite: missing.", "No maintainer."))
+    lines = write_card(lacks, PROVEN, None).splitlines()
+    assert (
+        "**Draft**: before it goes into a collection, bioimageio.spec says: cite: missing.; "
+        "No maintainer." in lines
+    )
+
+
+def test_what_was_measured_of_boundary_maps_is_told_on_their_card_alone():
+    maps = Maps(images=7, library="a library 1.0", ap50={"hysteresis": 0.25})
+    run = replace(make_run(), maps=maps)
+    told = {name: write_card(run, PROVEN, None, name).splitlines() for name in FLAVOURS}
+    assert [name for name in FLAVOURS if "| hysteresis | 0.250 |" in told[name]] == ["boundaries"]
+    assert any("7 validation images, by a library 1.0" in line for line in told["boundaries"])
+    plain = write_card(make_run(), PROVEN, None, "boundaries")
+    assert "What the next steps make" not in plain
+
+
+def test_only_the_card_that_was_scored_tells_scores_as_its_own():
+    told = {name: write_card(make_run(), PROVEN, SCORES, name) for name in FLAVOURS}
+    sentence = "Scores are of `spoco-zoo run` with the embeddings package of this network"
+    assert [name for name in FLAVOURS if sentence not in told[name]] == ["embeddings"]
 
 
 @pytest.mark.parametrize(
@@ -186,6 +230,13 @@ def test_what_needs_no_learning_is_told_beside_the_test():
     assert sentence in write_card(run, PROVEN, SCORES).splitlines()
     assert "Without any learning" not in write_card(run, PROVEN, None)
     assert "Without any learning" not in write_card(make_run(), PROVEN, SCORES)
+
+
+def test_what_few_labels_gave_is_told_where_the_spec_says_so():
+    run = make_run(card={"few_labels": "a tenth gives half."})
+    for scores in (None, SCORES):
+        assert "With few labels: a tenth gives half." in write_card(run, PROVEN, scores).split("\n")
+    assert "few labels" not in write_card(make_run(), PROVEN, SCORES)
 
 
 def test_the_recipe_in_the_card_is_the_recipe():

@@ -52,7 +52,9 @@ def make_flavour(n_axes=2, **changes):
     return Flavour(**facts | changes)
 
 
-def make_facts(spec, n_axes=2, peak=5.0, *, scores=None, memory=None, hours=None, **changes):
+def make_facts(
+    spec, n_axes=2, peak=5.0, *, scores=None, memory=None, hours=None, maintainer=None, **changes
+):
     config = make_config((4,) * n_axes, (8,) * n_axes)
     names = ["test_embedding.npy", "sample_embedding.tif", "test_instance_segmentation.npy"]
     names.append("sample_instance_segmentation.tif")
@@ -63,7 +65,7 @@ def make_facts(spec, n_axes=2, peak=5.0, *, scores=None, memory=None, hours=None
     words = {"recipe": RECIPE, "step": 9, "validation": validation, "validation_images": 17}
     where = {"train_images": 4, "train_instances": 9, "precision": "float32", "device": "cpu"}
     fitted, environment = Fitted.model_validate(words), Environment.model_validate(where)
-    run = RunFacts(spec, fitted, environment, hours, scores)
+    run = RunFacts(spec, fitted, environment, hours, scores, maintainer=maintainer)
     return Facts(run, flavour, config, {"in_channels": 2}, 100, peaks, files, memory)
 
 
@@ -207,8 +209,8 @@ def test_training_is_told_in_the_words_of_the_format():
     assert (told["modality"], told["target_structure"]) == ("microscopy", ["nuclei"])
     assert told["out_of_scope_use"] == "Not for cells."
     assert told["memory_requirements_inference"] == (
-        "about 300 MB and 500 MB for every megapixel of one piece, on the CPU in Engine 1, "
-        "measured on simulated images of 512 x 512 and 1024 x 1024"
+        "about 500 MB for every megapixel that is computed in one piece, and 300 MB besides, on "
+        "the CPU in Engine 1, measured on simulated images of 512 x 512 and 1024 x 1024"
     )
     training = told["training"]
     assert (training["training_steps"], training["training_batch_size"]) == (70, 3)
@@ -241,6 +243,8 @@ def test_who_has_a_name_on_github_maintains():
     words = tell(make_spec(card={"authors": authors}))
     assert words["maintainers"] == [{"name": "A", "github_user": "a-lab"}]
     assert "maintainers" not in tell(make_spec())
+    told = tell(make_spec(card={"authors": authors}), maintainer="core-facility")
+    assert told["maintainers"][1:] == [{"github_user": "core-facility"}]
 
 
 def test_qupath_is_told_the_pixel_size_and_what_it_does_itself():

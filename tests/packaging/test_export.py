@@ -182,7 +182,7 @@ def test_what_a_collection_would_ask_for_is_refused_but_in_a_draft(tiny_run, tmp
     spec = yaml.safe_load((run / "spec.yaml").read_text())
     del spec["card"]["cite"]
     (run / "spec.yaml").write_text(yaml.safe_dump(spec))
-    with pytest.raises(PackageError, match=r"a collection would ask for more \(cite: .*a draft$"):
+    with pytest.raises(PackageError, match=r"a collection would ask for more \(cite: .*a --draft$"):
         export_package(run, tmp_path / "package", ExportOptions())
     assert names_in(tmp_path) == ["run"]
     package = export_package(run, tmp_path / "package", ExportOptions(draft=True))
@@ -579,7 +579,10 @@ def test_a_run_that_is_not_finished_is_refused(tmp_path):
     [
         ("environment.json", None),
         ("environment.json", "{"),
+        ("environment.json", '{"device": "cpu"}'),
         ("recipe.json", "{}"),
+        ("recipe.json", '{"recipe": {"clustering": {"method": "mean_shift", "bandwidth": 1.0}}}'),
+        ("boundaries.json", '{"images": 3}'),
         ("recipe.json", '{"recipe": {"clustering": {"method": "watershed"}}}'),
     ],
 )
@@ -592,10 +595,12 @@ def test_a_damaged_run_is_refused(tiny_run, tmp_path, name, content):
         (run / name).write_text(content)
     with pytest.raises(SettingError) as error:
         export_package(run, tmp_path / "package", OPTIONS)
-    sentence = "environment.json or recipe.json is damaged: train again"
-    if name == "recipe.json":
-        sentence = "recipe.json is damaged: make it anew with train --resume"
-    assert str(error.value) == f"{run}: {sentence}"
+    cure = {
+        "environment.json": "train again",
+        "recipe.json": "make it anew with train --resume",
+        "boundaries.json": "measure it anew, or remove it",
+    }[name]
+    assert str(error.value) == f"{run}: {name} is damaged: {cure}"
     assert names_in(tmp_path) == ["run"]
 
 

@@ -7,6 +7,7 @@ import json
 import shutil
 import sys
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -27,13 +28,11 @@ from spoco_zoo.training.budget import (
     Grid,
     cell_spec,
     collect,
-    estimate_prior,
     run_budget,
     summarize,
     write_budget,
 )
 from spoco_zoo.training.budget_figure import draw_budget
-from spoco_zoo.training.samples import SparseSamples, read_samples
 
 torch.set_num_threads(1)  # on tiny images threads wait for each other
 
@@ -114,23 +113,22 @@ def test_an_impossible_grid_is_refused(words, sentence):
 
 def test_below_ratio_one_nothing_is_known_of_the_rest_and_the_terms_of_spoco_are_on(spec):
     assert (spec.data.label_zero, spec.loss.consistency_weight) == ("background", 0.0)
-    sparse = cell_spec(spec, Cell("spoco", 0.1, 3), prior=0.2)
+    sparse = cell_spec(spec, Cell("spoco", 0.1, 3))
     assert sparse.data.label_zero == "unlabeled"
     assert sparse.data.validation_label_zero == "background"
     assert (sparse.data.instance_ratio, sparse.data.instance_seed) == (0.1, 3)
     assert sparse.schedule.seed == 3
     assert sparse.loss.weights == LossSettings().weights
-    assert sparse.loss.foreground_prior == 0.2
+    assert sparse.loss.labelled_ratio == 0.1
     assert sparse.has_foreground_head
 
 
-def test_weights_and_prior_of_the_spec_stay_where_it_has_some(spec):
+def test_weights_of_the_spec_stay_where_it_has_some(spec):
     words = spec.model_dump(mode="json")
     words["loss"] |= {"consistency_weight": 0.3, "unlabeled_push_weight": 2.0}
-    words["loss"] |= {"instance_weight": 0.5, "foreground_prior": 0.4}
-    sparse = cell_spec(parse_spec(words, "test"), Cell("spoco", 0.1, 1), prior=0.2)
+    words["loss"] |= {"instance_weight": 0.5}
+    sparse = cell_spec(parse_spec(words, "test"), Cell("spoco", 0.1, 1))
     assert sparse.loss.weights == (1.0, 1.0, 0.001, 2.0, 0.5, 0.3, 1.0)
-    assert sparse.loss.foreground_prior == 0.4
 
 
 def test_at_ratio_one_everything_is_known(spec):
@@ -138,13 +136,22 @@ def test_at_ratio_one_everything_is_known(spec):
     assert full.data.label_zero == full.data.validation_label_zero == "background"
     assert full.loss.consistency_weight == 0.0
     assert full.loss.instance_weight == 1.0
-    assert full.loss.foreground_prior is None
+    assert full.loss.labelled_ratio is None
+
+
+def test_the_labelled_part_is_that_of_the_cell_whatever_the_spec_says(spec):
+    words = spec.model_dump(mode="json")
+    words["data"]["label_zero"] = "unlabeled"
+    words["loss"]["labelled_ratio"] = 0.4
+    other = parse_spec(words, "test")
+    ratios = {r: cell_spec(other, Cell("spoco", r, 1)).loss.labelled_ratio for r in (0.1, 0.5, 1.0)}
+    assert ratios == {0.1: 0.1, 0.5: 0.5, 1.0: None}
 
 
 @pytest.mark.parametrize("ratio", [0.1, 1.0])
 def test_the_baseline_differs_by_the_terms_of_spoco_alone(spec, ratio):
-    ours = cell_spec(spec, Cell("spoco", ratio, 2), prior=0.2)
-    plain = cell_spec(spec, Cell("baseline", ratio, 2), prior=0.2)
+    ours = cell_spec(spec, Cell("spoco", ratio, 2))
+    plain = cell_spec(spec, Cell("baseline", ratio, 2))
     without = {"unlabeled_push_weight": 0.0, "instance_weight": 0.0, "consistency_weight": 0.0}
     assert plain.loss.weights == (1.0, 1.0, 0.001, 0.0, 0.0, 0.0, 1.0)
     assert plain == ours.model_copy(update={"loss": ours.loss.model_copy(update=without)})
@@ -156,18 +163,26 @@ def test_tissue_without_background_keeps_what_zero_means_in_its_spec():
     assert full.data.label_zero == full.data.validation_label_zero == "unlabeled"
 
 
-def test_the_prior_is_the_foreground_of_the_crops_though_most_of_it_is_not_labelled(spec, data):
-    sparse = cell_spec(spec, Cell("spoco", 0.5, 1), prior=0.5)
-    thin = read_samples(data / "train", sparse.data, 2, thin=True)
-    whole = sparse.data.model_copy(update={"instance_ratio": 1.0})
-    full = read_samples(data / "train", whole, 2, thin=True)
-    crops = SparseSamples(thin, sparse)
-    crops.samples = full  # the same places, with all labels
-    truth = np.mean([(crops[step].labels > 0).float().mean() for step in range(20)])
-    prior = estimate_prior(sparse, thin, [len(sample.kept) for sample in full])
-    assert prior == pytest.approx(truth, rel=0.25)
-    labelled = np.mean([(SparseSamples(thin, sparse)[n].labels > 0).float() for n in range(20)])
-    assert prior > 1.3 * labelled
+def test_only_networks_that_want_foreground_are_told_which_part_is_labelled(spec):
+    for head, rule, expected in [
+        (None, "auto", 0.1),
+        (None, "everywhere", None),
+        (False, "auto", None),
+        (True, "head", 0.1),
+    ]:
+        net = spec.net.model_copy(update={"foreground_head": head})
+        rules = spec.clustering.model_copy(update={"foreground": rule})
+        changed = spec.model_copy(update={"net": net, "clustering": rules})
+        assert cell_spec(changed, Cell("spoco", 0.1, 1)).loss.labelled_ratio == expected
+
+
+def test_the_sparse_recipe_of_the_zoo_is_a_cell_of_the_grid_of_the_benchmarks():
+    root = Path(__file__).parents[2]
+    cell = cell_spec(
+        load_spec(root / "benchmarks/budget-nuclei-2d/grid.yaml"), Cell("spoco", 0.1, 1)
+    )
+    recipe = load_spec(root / "specs/nuclei-2d-sparse.yaml")
+    assert recipe == cell.model_copy(update={"name": recipe.name, "card": recipe.card})
 
 
 # --- the grid
@@ -192,13 +207,12 @@ def test_a_grid_goes_on_where_it_was_stopped(grid_run):
     ]
 
 
-def test_both_methods_of_a_ratio_have_the_same_labels_and_prior(grid_run):
+def test_both_methods_of_a_ratio_have_the_same_labels(grid_run):
     ours, plain = (grid_run.out / f"{kind}ratio-0.50-seed-1" for kind in ("", "baseline-"))
     for name in ("instances.json", "environment.json"):
         assert (ours / name).read_text() == (plain / name).read_text()
-    priors = {load_spec(cell / "spec.yaml").loss.foreground_prior for cell in (ours, plain)}
-    assert len(priors) == 1
-    assert 0.01 < priors.pop() < 0.99
+    for cell in (ours, plain):
+        assert load_spec(cell / "spec.yaml").loss.labelled_ratio == 0.5
 
 
 def test_the_scores_are_those_of_the_runs(grid_run):

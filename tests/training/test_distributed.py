@@ -47,8 +47,8 @@ def paint(folder, seeds):
         tifffile.imwrite(folder / "labels" / f"{seed}.tif", labels)
 
 
-def make_spec(prior=0.3, **schedule):
-    """All terms at work: unlabeled pixels, a foreground prior, consistency."""
+def make_spec(ratio=0.4, **schedule):
+    """All terms at work: unlabeled pixels, foreground from some instances, consistency."""
     return parse_spec(
         {
             "data": {
@@ -57,7 +57,7 @@ def make_spec(prior=0.3, **schedule):
                 "instance_ratio": 0.5,
             },
             "net": {"widths": [4, 8], "embedding_dim": 4},
-            "loss": {"foreground_prior": prior},
+            "loss": {"labelled_ratio": ratio},
             "schedule": {
                 "crop": [24, 24],
                 "batch_size": 4,
@@ -269,10 +269,10 @@ def test_what_is_wrong_in_any_process_is_told_by_the_first_and_ends_all(outcomes
 
 @pytest.mark.parametrize("count", [2, 4])
 def test_the_parts_of_a_batch_have_the_gradient_of_the_whole(squares, tmp_path, monkeypatch, count):
-    """With batch norm and the prior left out, which look at a part at a time."""
+    """With batch norm left out, which looks at a part at a time."""
     monkeypatch.setattr(MomentumPair, "train", lambda pair, mode=True: nn.Module.train(pair, False))
     for accumulate in (1, count):
-        spec = make_spec(prior=None, steps=3, accumulate=accumulate)
+        spec = make_spec(steps=3, accumulate=accumulate)
         train(spec, squares, tmp_path / str(accumulate), TrainOptions(device="cpu"))
     assert_equal_runs(tmp_path / str(count), tmp_path / "1")
 

@@ -24,10 +24,10 @@ from spoco_zoo.training.loss import (
     consistency,
     find_clusters,
     foreground,
+    foreground_from_some,
     instance,
     iterate_terms,
     norm,
-    positive_unlabeled_risk,
     pull,
     push,
     spoco_loss,
@@ -35,7 +35,6 @@ from spoco_zoo.training.loss import (
     unlabeled_push,
 )
 from spoco_zoo.training.net import NetOutput
-from spoco_zoo.training.samples import to_states
 
 torch.set_num_threads(1)  # on tiny images threads wait for each other
 quick = settings(max_examples=40, deadline=None)
@@ -145,22 +144,28 @@ def slow_foreground(logit, labels):
     return entropy + dice
 
 
-def slow_positive_unlabeled_risk(logit, labels, prior):
-    """Count every pixel as background, and take the unlabeled instances out again."""
-    as_foreground = [1 / (1 + math.exp(v)) for v in logit]
-    as_background = [1 / (1 + math.exp(-v)) for v in logit]
-    n = len(labels)
-    instances = [k for k in range(n) if labels[k] > BACKGROUND]
-    background = sum(as_background[k] for k in range(n) if labels[k] == BACKGROUND) / n
-    unlabeled = sum(as_background[k] for k in range(n) if labels[k] == UNLABELED) / n
-    if not instances:
-        return background
-    least = len(instances) / n
-    most = least + sum(i == UNLABELED for i in labels) / n
-    prior = least if prior < least else most if prior > most else prior
-    hidden = (prior - least) * sum(as_background[k] for k in instances) / len(instances)
-    seen = prior * sum(as_foreground[k] for k in instances) / len(instances)
-    return seen + background + (unlabeled - hidden if unlabeled > hidden else 0.0)
+def slow_foreground_from_some(logit, labels, ratio):
+    """Say of every pixel how likely its label is."""
+    cost = weight = 0.0
+    pixels = zip(logit.ravel(), labels.ravel(), find_beside(labels), strict=True)
+    for value, label, beside in pixels:
+        p = 1 / (1 + math.exp(-value))
+        own = max(0.9, ratio) if beside else ratio
+        likely = p if label > BACKGROUND else 1 - p if label == BACKGROUND else 1 - own * p
+        cost -= math.log(likely)
+        weight += own if label == UNLABELED else 1.0
+    return cost / weight
+
+
+def find_beside(labels):
+    """Which pixels have an instance at most five pixels away, along y and x."""
+    places = np.argwhere(labels > BACKGROUND)
+    return [
+        any(
+            np.array_equal(place[:-2], p[:-2]) and np.abs(place - p)[-2:].max() <= 5 for p in places
+        )
+        for place in np.ndindex(labels.shape)
+    ]
 
 
 def clusters_of(embedding, labels):
@@ -688,134 +693,91 @@ def test_foreground_says_nothing_without_labelled_background():
 # The foreground head without complete labels.
 
 
-def risk_of(logit, labels, prior):
-    """Take the risk of one image, or of pixels in a row."""
-    return positive_unlabeled_risk(
-        torch.as_tensor(logit)[None, None], torch.as_tensor(labels)[None], prior
-    )
-
-
-def assert_the_risk_is_that_of_the_loop(labels, prior, seed):
-    logit = np.random.default_rng(seed).normal(0, 3, labels.shape)
-    expected = slow_positive_unlabeled_risk(logit.ravel(), labels.ravel(), prior)
-    assert risk_of(logit, labels, prior).item() == pytest.approx(expected, abs=1e-9)
+def from_some(logit, labels, ratio):
+    """Take the term of one image, or of pixels in a row."""
+    return foreground_from_some(
+        torch.as_tensor(logit)[None, None], torch.as_tensor(labels)[None], ratio
+    )[0]
 
 
 @quick
-@given(problems(), st.floats(0.01, 0.99), st.integers(0, 100))
-def test_the_positive_unlabeled_risk_is_its_formula(problem, prior, seed):
-    assert_the_risk_is_that_of_the_loop(problem[1], prior, seed)
+@given(
+    st.sampled_from([(4, 17), (13, 3), (2, 5, 14)]),
+    st.floats(0.001, 0.05),
+    st.floats(0.01, 0.99),
+    st.integers(0, 100),
+)
+def test_foreground_from_some_instances_is_its_formula(shape, share, ratio, seed):
+    random = np.random.default_rng(seed)
+    states = [UNLABELED, BACKGROUND, 1, 2]
+    labels = random.choice(states, shape, p=[0.7, 0.3 - 2 * share, share, share])
+    logit = random.normal(0, 3, shape)
+    expected = slow_foreground_from_some(logit, labels, ratio)
+    assert from_some(logit, labels, ratio).item() == pytest.approx(expected, abs=1e-9)
 
 
-@pytest.mark.parametrize("prior", [0.05, 0.3, 0.6, 0.95])
-def test_the_formula_holds_on_both_sides_of_its_maximum(prior):
-    for seed in range(30):
-        labels = np.random.default_rng(seed).choice([UNLABELED, UNLABELED, BACKGROUND, 1, 2], 9)
-        assert_the_risk_is_that_of_the_loop(labels, prior, seed)
-
-
-@pytest.mark.parametrize("known", [0, 20])
+@pytest.mark.parametrize("known", [0, 1])
 @pytest.mark.parametrize("count", [1, 2, 5])
-def test_the_mean_risk_of_all_choices_of_instances_is_the_risk_of_complete_labels(count, known):
-    """Six instances of four pixels among 72; the logit is too bad for the maximum to act."""
-    truth = np.repeat(np.arange(7), [48, 4, 4, 4, 4, 4, 4])
-    logit = np.random.default_rng(0).normal(0.0, 2.0, 72) - 0.5 * (truth > 0)
-    logit[known:48] += 2.0
-    risks = []
+def test_over_all_choices_of_instances_the_gradient_leads_to_the_truth(known, count):
+    """Six instances in a row, far from each other and with alike surroundings, and any logits."""
+    truth = np.zeros((3, 120), dtype=np.int64)
+    for number in range(1, 7):
+        truth[:, 20 * number - 10 : 20 * number - 6] = number
+    logit = torch.from_numpy(np.random.default_rng(0).normal(0.0, 3.0, truth.shape))
+    logit.requires_grad_()
+    slopes = []
     for kept in combinations(range(1, 7), count):
         labels = np.where(np.isin(truth, kept), truth, UNLABELED)
-        labels[:known] = BACKGROUND
-        risks.append(risk_of(logit, labels, prior=24 / 72).item())
-    wrong = 1 / (1 + np.exp(np.where(truth > 0, logit, -logit)))
-    assert len(risks) == math.comb(6, count)
-    assert np.mean(risks) == pytest.approx(wrong.mean(), abs=1e-12)
-    assert np.ptp(risks) > 0.01
+        labels[:known][truth[:known] == BACKGROUND] = BACKGROUND
+        slopes.append(torch.autograd.grad(from_some(logit, labels, count / 6), logit)[0])
+    mean = torch.stack(slopes).mean(dim=0)
+    assert len(slopes) == math.comb(6, count)
+    assert mean[truth == BACKGROUND].min() > 0.0  # less likely to be foreground
+    assert mean[truth > BACKGROUND].max() < 0.0
 
 
-def test_the_risk_of_unlabeled_background_is_never_below_zero():
-    """Of ten pixels one is labelled; four more are said to be foreground, and none looks so."""
-    labels = torch.full((1, 10), UNLABELED)
-    labels[0, 0] = 1
-    logit = torch.full((1, 10), -3.0, dtype=torch.float64)
-    logit[0, 0] = 2.0
-    logit.requires_grad_()
-    gradients = {}
-    for prior in (0.1, 0.5):
-        risk = risk_of(logit, labels, prior)
-        (gradients[prior],) = torch.autograd.grad(risk, logit)
-        positives = prior / (1 + math.exp(2))
-        negatives = 0.9 / (1 + math.exp(3)) if prior == 0.1 else 0.0
-        assert risk.item() == pytest.approx(positives + negatives)
-    assert 0.9 / (1 + math.exp(3)) - 0.4 / (1 + math.exp(-2)) < 0.0  # what the maximum hides
-    assert gradients[0.1][0, 1:].min() > 0.0
-    assert gradients[0.5][0, 1:].abs().max() == 0.0
-    assert gradients[0.5][0, 0] < 0.0
-
-
-@pytest.mark.parametrize(("prior", "acts"), [(0.4, False), (0.8, True)])
-def test_the_gradient_of_the_positive_unlabeled_risk_is_right(prior, acts):
-    logit = leaf_of(0, (3, 5))
-    (gradient,) = torch.autograd.grad(risk_of(logit, LABELS, prior), logit)
-    assert (gradient[LABELS == UNLABELED].abs().max() == 0.0) == acts
-    assert gradient[LABELS != UNLABELED].abs().min() > 0.0
-    assert gradcheck(lambda v: risk_of(v, LABELS, prior), logit)
-
-
-def test_without_a_labelled_instance_the_unlabeled_say_nothing():
-    logit = leaf_of(0, (3, 5))
-    labels = torch.where(LABELS > BACKGROUND, UNLABELED, LABELS)
-    risk = risk_of(logit, labels, 0.3)
-    (gradient,) = torch.autograd.grad(risk, logit)
-    assert risk.item() == pytest.approx(
-        torch.sigmoid(logit[labels == BACKGROUND]).sum().item() / 15
-    )
-    assert gradient[labels == BACKGROUND].min() > 0.0
-    assert gradient[labels == UNLABELED].abs().max() == 0.0
-    nothing = risk_of(logit, torch.full((3, 5), UNLABELED), 0.3)
-    assert nothing.item() == 0.0
-    assert torch.autograd.grad(nothing, logit)[0].abs().max() == 0.0
-
-
-def test_labels_bound_the_prior():
-    """Of fifteen pixels seven lie in instances and four in background."""
+def test_with_complete_labels_foreground_from_some_is_the_mean_cross_entropy():
     logit = leaf_of(0, (3, 5)).detach()
-    risks = {p: risk_of(logit, LABELS, p).item() for p in (0.01, 7 / 15, 0.6, 11 / 15, 0.99)}
-    assert risks[0.01] == pytest.approx(risks[7 / 15]) != risks[0.6]
-    assert risks[0.99] == pytest.approx(risks[11 / 15]) != risks[0.6]
     complete = torch.where(LABELS == UNLABELED, 1, LABELS)
-    wrong = torch.sigmoid(torch.where(complete > BACKGROUND, -logit, logit)).mean()
-    for prior in (0.01, 0.5, 0.99):
-        assert risk_of(logit, complete, prior).item() == pytest.approx(wrong.item())
+    truth = (complete > BACKGROUND).to(logit.dtype)
+    entropy = torch.nn.functional.binary_cross_entropy_with_logits(logit, truth)
+    for ratio in (0.01, 0.5, 0.99):
+        assert from_some(logit, complete, ratio).item() == pytest.approx(entropy.item())
 
 
-@pytest.mark.parametrize("label_zero", ["background", "unlabeled"])
-def test_left_out_instances_are_counted_as_foreground_whatever_zero_means(label_zero):
-    """All foreground looks alike, so that the labelled half stands for the other exactly."""
-    truth = np.repeat(np.arange(5), [12, 2, 2, 2, 2])
-    logit = np.where(truth > 0, 1.5, -0.5)
-    states = to_states(truth, [1, 3], label_zero)
-    assert (BACKGROUND in states) == (label_zero == "background")
-    wrong = 1 / (1 + np.exp(np.where(truth > 0, logit, -logit)))
-    assert risk_of(logit, states, 0.4).item() == pytest.approx(wrong.mean())
+def test_the_gradient_of_foreground_from_some_is_right():
+    logit = leaf_of(0, (3, 5))
+    assert gradcheck(lambda v: from_some(v, LABELS, 0.3), logit)
+    (gradient,) = torch.autograd.grad(from_some(logit, LABELS, 0.3), logit)
+    assert gradient[LABELS > BACKGROUND].max() < 0.0
+    assert gradient[LABELS <= BACKGROUND].min() > 0.0
 
 
-def test_images_with_unlabeled_pixels_share_one_foreground_term_and_others_keep_theirs():
+@pytest.mark.parametrize("size", [-200.0, 200.0])
+@pytest.mark.parametrize("ratio", [1e-6, 0.1, 1 - 1e-6])
+def test_sure_heads_have_finite_gradients(size, ratio):
+    logit = torch.full((3, 5), size, requires_grad=True)
+    term = from_some(logit, LABELS, ratio)
+    assert torch.isfinite(term)
+    assert torch.isfinite(torch.autograd.grad(term, logit)[0]).all()
+
+
+def test_images_without_unlabeled_pixels_keep_the_foreground_term_of_complete_labels():
     labels = torch.stack([LABELS, LABELS.clamp_min(0), LABELS.flip(0)])
     labels[2][labels[2] == BACKGROUND] = UNLABELED
     logits = torch.randn(3, 1, 3, 5, generator=draws(0))
 
-    def evaluate(rows, prior=None):
+    def evaluate(rows, ratio=None):
         output = NetOutput(torch.zeros(len(rows), 2, 3, 5), logits[rows])
-        words = LossSettings(foreground_prior=prior)
+        words = LossSettings(labelled_ratio=ratio)
         return spoco_loss(output, None, labels[rows], words, each(labels[rows])).foreground.item()
 
     assert evaluate([1], 0.6) == evaluate([1]) == foreground_of(logits[1], labels[1]).item()
-    shared = positive_unlabeled_risk(logits[[0, 2]], labels[[0, 2]], 0.6).item()
-    assert evaluate([0, 2], 0.6) == pytest.approx(shared)
-    assert evaluate([0, 1, 2], 0.6) == pytest.approx((2 * shared + evaluate([1])) / 3)
+    some = [from_some(logits[k, 0], labels[k], 0.6).item() for k in (0, 2)]
+    assert evaluate([0, 2], 0.6) == pytest.approx(sum(some) / 2)
+    assert evaluate([0, 1, 2], 0.6) == pytest.approx((sum(some) + evaluate([1])) / 3)
     assert evaluate([0]) == pytest.approx(foreground_of(logits[0], labels[0]).item())
-    assert evaluate([2]) == 0.0
-    assert evaluate([2], 0.6) > 0.1
+    assert evaluate([2]) == 0.0  # without the ratio nothing tells what the unlabeled are
 
 
 def test_a_linear_head_learns_foreground_from_one_instance_in_five():
@@ -830,6 +792,8 @@ def test_a_linear_head_learns_foreground_from_one_instance_in_five():
     pixels = random.normal(0, 1, (8, 2, 1000)) + 1.2 * np.where(truth > 0, 1, -1)[:, None]
     tensors = [torch.from_numpy(a) for a in (pixels, truth, labels)]
 
+    shares_found = []
+
     def train_and_score(term):
         weight = torch.zeros(1, 2, 1, dtype=torch.float64, requires_grad=True)
         bias = torch.zeros(1, dtype=torch.float64, requires_grad=True)
@@ -839,16 +803,25 @@ def test_a_linear_head_learns_foreground_from_one_instance_in_five():
             term(torch.nn.functional.conv1d(tensors[0], weight, bias)).backward()
             optimizer.step()
         said = torch.nn.functional.conv1d(tensors[0], weight, bias)[:, 0] > 0
+        shares_found.append(said.float().mean().item())
         true = tensors[1] > 0
         return 2 * (said & true).sum().item() / (said.sum() + true.sum()).item()
 
     complete = train_and_score(lambda v: _mean_foreground(v, tensors[1]))
     negative = train_and_score(lambda v: _mean_foreground(v, tensors[2].clamp_min(BACKGROUND)))
-    prior = float((truth > 0).mean())
-    found = train_and_score(lambda v: positive_unlabeled_risk(v, tensors[2], prior))
+    low, found, high = (
+        train_and_score(
+            lambda v, r=r: foreground_from_some(v[..., None, :], tensors[2][:, None], r).mean()
+        )
+        for r in (0.1, 0.2, 0.4)
+    )
     assert complete > 0.85
     assert found > complete - 0.03
     assert negative < found - 0.2
+    # a ratio that is half or double the true one
+    assert shares_found[-3] > shares_found[-2] > shares_found[-1]
+    assert low > found - 0.03  # too low a ratio does little harm
+    assert high < found - 0.1
 
 
 def _mean_foreground(logits, labels):
