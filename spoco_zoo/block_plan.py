@@ -17,7 +17,7 @@ from spoco_zoo.errors import SettingError
 from spoco_zoo.package import Package
 from spoco_zoo.recipe import Recipe
 
-# measured on one thread, with benchmarks/blocks.py --memory
+# measured on one thread, with benchmarks/blocks.py --measure
 _BASE = 280 << 20  # bytes of a worker with its libraries, an open network and no image
 _PER_NETWORK_PIXEL = {2: 800, 3: 520}  # for a pixel that the network sees, while below 2 GB
 _MOST_OF_NETWORK = 2_000_000_000  # bytes; beyond, ONNX Runtime needs half as much again

@@ -92,6 +92,8 @@ class Cluster:
             "distributed.worker.memory.target": False,
             "distributed.worker.memory.spill": False,
             "distributed.worker.memory.pause": False,
+            "distributed.worker.profile.enabled": False,  # it looks at every stack 100 times a s
+            "distributed.admin.system-monitor.interval": "5s",
         }
         stack.enter_context(dask.config.set(words))
         cluster = stack.enter_context(
