@@ -120,15 +120,22 @@ def begin(
             known = [words | {"skips_damage": True} for words in known]
         same_blocks = wishes.block is None or blocks == [job.layout.block for job in jobs]
         if known == mine and same_blocks:
-            return [_with_block(job, block) for job, block in zip(jobs, blocks, strict=True)]
+            jobs = [_with_block(job, block) for job, block in zip(jobs, blocks, strict=True)]
+            _note(path, jobs)  # from now on with skipping
+            return jobs
         if not wishes.overwrite:
             raise OutputError(
                 f"{folder}: holds unfinished work of a command with other settings: give that "
                 "command again to go on, or add --overwrite to start anew"
             )
     shutil.rmtree(folder, ignore_errors=True)
-    write_bytes(path, json.dumps(told, indent=1).encode(), overwrite=True)
+    _note(path, jobs)
     return jobs
+
+
+def _note(path: Path, jobs: list[Job]) -> None:
+    told = [_tell(job) for job in jobs]
+    write_bytes(path, json.dumps(told, indent=1).encode(), overwrite=True)
 
 
 def _with_block(job: Job, block: tuple[int, ...]) -> Job:

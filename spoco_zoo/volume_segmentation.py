@@ -27,6 +27,9 @@ def segment_volume(  # noqa: PLR0913 the door has one keyword for each wish
     workers: int | None = None,
     memory: str | None = None,
     scheduler: str | None = None,
+    scratch: str | Path | None = None,
+    mask: str | Path | None = None,
+    skip_damaged: bool = False,
     device: str = "auto",
     overwrite: bool = False,
     progress: Progress = lambda *_: None,
@@ -47,13 +50,16 @@ def segment_volume(  # noqa: PLR0913 the door has one keyword for each wish
         workers: Processes that share blocks; one per core or GPU where left out.
         memory: What a worker may take, such as 4GB.
         scheduler: Address or scheduler file of a Dask scheduler, to use its workers instead.
+        scratch: Folder for work in progress; beside the result where left out.
+        mask: OME-Zarr or TIFF of the shape of the image: foreground where it is not 0.
+        skip_damaged: Take chunks that cannot be decoded as 0, and name them in `told`.
         device: `cpu`, `cuda` or `auto`.
         overwrite: Whether results that are there may be replaced.
         progress: Told the step, blocks done and blocks in all.
 
     Returns:
         For each image, a plate having many: `url` of its labels, `totals` of instances at its
-        points in time, `peak_bytes` of memory.
+        points in time, `peak_bytes` of memory, and `told`, what was skipped.
 
     Raises:
         ImageError: The image cannot be read or does not fit the package.
@@ -71,6 +77,9 @@ def segment_volume(  # noqa: PLR0913 the door has one keyword for each wish
         workers=workers,
         memory=memory,
         scheduler=scheduler,
+        scratch=None if scratch is None else Path(scratch),
+        mask=None if mask is None else str(mask),
+        skip_damaged=skip_damaged,
         device=device,
         kinds=read_kinds(",".join(save)),
         overwrite=overwrite,
