@@ -101,6 +101,8 @@ class Cluster:
                 threads_per_worker=1,
                 memory_limit=memory_bytes,
                 dashboard_address=None,
+                # any port that is free: the usual one may be another run's, which Dask warns of
+                scheduler_kwargs={"dashboard_address": ":0"},
                 local_directory=str(folder),
                 silence_logs=logging.CRITICAL + 1,
             )
