@@ -103,6 +103,11 @@ class Cluster:
             "distributed.worker.memory.pause": False,
             "distributed.worker.profile.enabled": False,  # it looks at every stack 100 times a s
             "distributed.admin.system-monitor.interval": "5s",
+            # by default Dask makes workers give all memory back at once, and the system must clear
+            # it again for every window: half of the time of clustering
+            "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 1 << 28,
+            "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 1 << 25,
+            "distributed.nanny.pre-spawn-environ.MALLOC_ARENA_MAX": 1,
         }
         stack.enter_context(dask.config.set(words))
         cluster = stack.enter_context(_start_here(count, memory_bytes, folder))
