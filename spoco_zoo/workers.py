@@ -188,7 +188,7 @@ class Cluster:
                     number, attempt = waiting.popleft()
                     future = self._client.submit(work, number, attempt, pure=False)
                     under_way[future] = number, attempt
-                for future in _wait_for_some(list(under_way)):
+                for future in _wait_for_some(self._client, list(under_way)):
                     number, attempt = under_way.pop(future)
                     done = self._result_of(future)
                     if isinstance(done, Done):
@@ -294,14 +294,13 @@ def _deaf() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _wait_for_some(futures: list[Any]) -> list[Any]:
+def _wait_for_some(client: Any, futures: list[Any]) -> list[Any]:  # noqa: ANN401
     """Wait until some are done, well or not, or for a while."""
     from distributed import CancelledError, wait
 
-    try:
+    # or it would wait in the loop of another client of this process, which is not woken
+    with client.as_current(), suppress(CancelledError, TimeoutError):
         wait(futures, timeout=_TICK_S, return_when="FIRST_COMPLETED")  # type: ignore[no-untyped-call]
-    except (CancelledError, TimeoutError):
-        pass  # what is cancelled is told below
     return [future for future in futures if future.status != "pending"]
 
 
