@@ -102,7 +102,9 @@ def run_network(options):
     package, pixels, tile = open_volume(options)
     affine = fit_affine(pixels, package.normalization)
     session = EmbeddingSession(package, "cpu", 1)
-    tiles = Embedder(pixels, session, tile, affine).plan(tuple(map(slice, pixels.shape[1:])))
+    tiles = Embedder(pixels, session, tile, affine).plan(
+        tuple(slice(0, n) for n in pixels.shape[1:])
+    )
     start = time.perf_counter()
     for part in tiles:
         sees = tuple(

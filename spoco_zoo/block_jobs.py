@@ -17,7 +17,7 @@ from spoco_zoo.layout import Layout, plan_chunks, plan_layout
 from spoco_zoo.package import Package
 from spoco_zoo.recipe import Recipe
 from spoco_zoo.stages import Job
-from spoco_zoo.stores import is_remote
+from spoco_zoo.stores import clean_address, is_remote
 from spoco_zoo.volumes import Volume
 
 _TOLD = "job.json"  # what was asked for
@@ -97,13 +97,16 @@ def plan_job(
     return sizes, job
 
 
-def begin(jobs: list[Job], folder: Path, wishes: BlockWishes) -> list[Job]:
+def begin(
+    jobs: list[Job], folder: Path, target: str | Path | None, wishes: BlockWishes
+) -> list[Job]:
     """Go on with work of the same command, in its blocks, or start anew.
 
     Raises:
         OutputError: Work of another command lies there.
     """
-    told = [_tell(job) for job in jobs]
+    place = None if target is None else clean_address(target)
+    told = [_tell(job) | {"target": place} for job in jobs]
     path = folder / _TOLD
     if path.exists():
         try:

@@ -72,8 +72,8 @@ def choose_sizes(
     smallest = min(every, key=lambda sizes: sizes.peak_bytes)
     if block is None:
         raise SettingError(
-            f"--memory is {memory_bytes / 1e9:.1f} GB: expected at least "
-            f"{smallest.peak_bytes / 1e9:.1f} GB for a block of {list(smallest.block)} pixels"
+            f"--memory is {memory_bytes / 1e9:.2f} GB: expected at least "
+            f"{smallest.peak_bytes / 1e9:.2f} GB for a block of {list(smallest.block)} pixels"
         )
     return smallest  # what was asked for; the trial tells whether it fits
 

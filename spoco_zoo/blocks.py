@@ -280,7 +280,24 @@ def _cluster(  # noqa: PLR0913 as of find_block
         foreground[here] = inside[inner_box(tile.keep, tile.write)]
         found = cluster_block(seen.f, core, tile, recipe, seen.g, threads)
         canvas.add(Tile(here, here, here), found)
-    return canvas.collect(), foreground
+    return _in_reading_order(canvas.collect()), foreground
+
+
+def _in_reading_order(found: Fragments) -> Fragments:
+    """Number clusters by their first pixels, whatever the parts in which they were found.
+
+    So a block that is found anew, in smaller parts, still fits what its neighbours know of it.
+    """
+    order = np.argsort(count_ids(found.labels, len(found.centers)).firsts[1:], kind="stable")
+    rank = np.zeros(len(order) + 1, np.uint32)
+    rank[order + 1] = np.arange(1, len(order) + 1)
+    return Fragments(
+        look_up(rank, found.labels, out=found.labels),
+        found.centers[order],
+        found.reach[order],
+        rank[found.links].astype(np.int64),
+        found.agreement[order],
+    )
 
 
 def _along_first(tile: Tile) -> list[int]:

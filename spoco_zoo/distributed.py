@@ -107,8 +107,8 @@ def segment_image(
     check_target(volumes, target, wishes)
     folder = work_folder(volumes[0], target, wishes)
     jobs = [plan_job(volume, package, folder / "steps", wishes)[1] for volume in volumes]
-    jobs = _keep_embeddings(begin(jobs, folder, wishes), package, wishes)
-    store = _open_store(volumes, target, folder, wishes)
+    jobs = _keep_embeddings(begin(jobs, folder, target, wishes), package, wishes)
+    store = _open_store(volumes, target, folder, jobs[0].layout.block, wishes)
     peak, told, totals = 0, [], []
     for job in jobs:
         result = _Run(replace(job, labels=store), pool, progress)
@@ -143,14 +143,23 @@ def measure_instances(job: Job, pool: Pool, progress: Progress = lambda *_: None
 
     Raises:
         ImageError: The image cannot be read any more.
+        OutputError: Files are damaged again and again.
         DeviceError: Workers fail, or are gone.
     """
     run = _Run(job, pool, progress)
-    numbers = range(len(job.layout))
-    run.do("measuring instances", "measured", stages.weigh, numbers)
+    for _ in range(_MOST_REPAIRS):
+        try:
+            run.do("measuring instances", "measured", stages.weigh, range(len(job.layout)))
+            return _merge_measured(job)
+        except DamagedFileError:
+            run.run()
+    raise _damaged(job)
+
+
+def _merge_measured(job: Job) -> Measurements:
     # some blocks at a time, so that what they share is put together early
     parts: list[Measurements] = []
-    for number in numbers:
+    for number in range(len(job.layout)):
         parts.append(stages.read_measured(job, number))
         if len(parts) == _AT_ONCE:
             parts = [merge(parts)]
@@ -210,9 +219,7 @@ class _Run:
             except DamagedFileError:
                 # what is damaged counts as not done, and the rest as done
                 self._forget_joining()
-        raise OutputError(
-            f"{self.job.folder}: files are damaged as soon as they are written: look at this disk"
-        )
+        raise _damaged(self.job)
 
     def _run(self) -> int:
         layout = self.job.layout
@@ -335,6 +342,12 @@ def _keep_embeddings(jobs: list[Job], package: Package, wishes: BlockWishes) -> 
     return kept
 
 
+def _damaged(job: Job) -> OutputError:
+    return OutputError(
+        f"{job.folder}: files are damaged as soon as they are written: look at this disk"
+    )
+
+
 def _ask(question: Any, turn: int, job: Job, number: int, attempt: int) -> Done:  # noqa: ANN401
     return stages.survey(job, number, attempt, question, turn)
 
@@ -344,7 +357,11 @@ def _shrink(level: int, job: Job, number: int, attempt: int) -> Done:
 
 
 def _open_store(
-    volumes: Sequence[Volume], target: str | Path | None, folder: Path, wishes: BlockWishes
+    volumes: Sequence[Volume],
+    target: str | Path | None,
+    folder: Path,
+    block: Sequence[int],
+    wishes: BlockWishes,
 ) -> LabelStore:
     """Find the unfinished label image of this work, or make one."""
     written = folder / "store.json"
@@ -355,7 +372,9 @@ def _open_store(
     if has_begun or not wishes.overwrite:
         found = reopen(target, volumes, name=wishes.name)
     if found is not None:
-        return found
+        sides = zip(block, found.chunks, found.shape, strict=True)
+        if all(side % chunk == 0 or side >= n for side, chunk, n in sides):
+            return found
     chunks = plan_chunks(volumes[0].space, wishes.recipe, wishes.block)
     for path in (folder / "steps").glob("**/written"):
         shutil.rmtree(path)  # what was written is gone with its store

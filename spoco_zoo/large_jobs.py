@@ -123,6 +123,11 @@ def _check_out(out: str | None, images: int, wishes: LargeWishes) -> None:
             "--save asks for more than labels, which do not go into the input: give a folder for "
             "them with --out"
         )
+    if out is not None and is_remote(out) and set(wishes.kinds) != {"labels"}:
+        raise SettingError(
+            f"--save asks for more than labels, and --out is {out}: expected a folder of this "
+            "machine, as only labels go to a server"
+        )
     if out is not None and Path(out).suffix.lower() in (*TIFF_SUFFIXES, ".png", ".npy"):
         raise SettingError(
             f"--out is {out}, and labels of what is run in blocks are OME-Zarr: expected "
@@ -395,7 +400,7 @@ def _sides(sizes: Sequence[int]) -> str:
     return " x ".join(map(str, sizes))
 
 
-def _size(count: float) -> str:
+def _size(count: int | float) -> str:
     if count < 1e5:
         return f"{count / 1e3:.1f} kB"
     return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"

@@ -1,10 +1,12 @@
 """Arrays that the steps of a long run leave for each other: whole, checked, read one by one.
 
 A file is a zip of NPY members, as NumPy's own NPZ is: each with a checksum, slightly compressed
-(labels shrink a lot), named when it is complete. A member is read without the others. Who finds
-a file damaged treats it as one that was never written.
+(labels shrink a lot), named when it is complete. A member is read without the others. The comment
+of the zip is a checksum of all that is before it. Who finds a file damaged treats it as one that
+was never written.
 """
 
+import os
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -15,6 +17,7 @@ import numpy as np
 
 from spoco_zoo.files import write_whole
 
+_SEAL = 8  # bytes
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError, NotImplementedError)
 
 
@@ -38,6 +41,10 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
                 info._compresslevel = 1  # type: ignore[attr-defined]  # noqa: SLF001
                 with archive.open(info, "w", force_zip64=True) as member:
                     np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
+            archive.comment = bytes(_SEAL)
+        seal = _seal(file)
+        file.seek(-_SEAL, os.SEEK_END)
+        file.write(seal)
 
     write_whole(path, write, overwrite=True)
 
@@ -61,9 +68,22 @@ def read_arrays(path: Path, *names: str) -> list[np.ndarray]:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a file is there and every member is what was written."""
+    """Whether a file is there and every byte is what was written."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except (*_DAMAGED, OSError):
+        with path.open("rb") as file:
+            return _seal(file) == file.read()
+    except OSError:
         return False
+
+
+def _seal(file: BinaryIO) -> bytes:
+    """Make the checksum of a file, and stop where it is to stand.
+
+    The checksums of members do not tell of what is between them: a name could be gone.
+    """
+    left, seal = max(file.seek(0, os.SEEK_END) - _SEAL, 0), 0
+    file.seek(0)
+    while left > 0 and (part := file.read(min(left, 1 << 20))):
+        seal = zlib.crc32(part, seal)
+        left -= len(part)
+    return b"%08x" % seal

@@ -11,6 +11,7 @@ not at all and carries checksums, so a step that was done is not done again, by 
 however often it is asked for, and a step that died leaves nothing that counts.
 """
 
+import math
 import os
 import sys
 import time
@@ -40,7 +41,7 @@ from spoco_zoo.measurements import Measurements, measure
 from spoco_zoo.normalization import Affine
 from spoco_zoo.package import load_package
 from spoco_zoo.recipe import Recipe
-from spoco_zoo.scratch import is_whole, read_arrays, write_arrays
+from spoco_zoo.scratch import DamagedFileError, is_whole, read_arrays, write_arrays
 from spoco_zoo.session import EmbeddingSession
 from spoco_zoo.tiling import Box, Tile, inner_box
 from spoco_zoo.volumes import Volume
@@ -90,22 +91,21 @@ def plan_survey(job: Job) -> list[Box]:
     space, chunks = job.volume.space, job.volume.chunks
     most = (1 << 26) // (job.volume.shape[0] * np.dtype(job.volume.dtype).itemsize)
     sizes = list(space)
+    is_fine = math.prod(chunks) <= most  # else no part is a whole chunk, as in a TIFF of one strip
     for axis in range(len(space) - 1):
-        fits = max(most * sizes[axis] // int(np.prod(sizes)), 1)
-        sizes[axis] = min(
-            max(fits // chunks[axis] * chunks[axis], min(chunks[axis], fits)), space[axis]
-        )
+        fits = max(most * sizes[axis] // math.prod(sizes), 1)
+        least = chunks[axis] if is_fine else min(chunks[axis], fits)
+        sizes[axis] = min(max(fits // chunks[axis] * chunks[axis], least), space[axis])
     return Layout(space, tuple(sizes)).boxes()
 
 
 def survey(job: Job, number: int, attempt: int, question: Question, turn: int) -> Done:
     """Put a question to a part of the image."""
     start, path = time.monotonic(), path_of(job, f"survey{turn}", number)
-    told: tuple[str, ...] = ()
-    if not is_whole(path):
-        pixels, told = _read(job, plan_survey(job)[number])
-        answer = question(pixels)
-        write_arrays(path, _pack(answer))
+    if is_whole(path):
+        return Done(time.monotonic() - start, told=_read_told(path))
+    pixels, told = _read(job, plan_survey(job)[number])
+    write_arrays(path, _pack(question(pixels)) | {"told": np.array(told, str)})
     return Done(time.monotonic() - start, told=told)
 
 
@@ -123,7 +123,7 @@ def find(job: Job, number: int, attempt: int) -> Done:
     """Embed a block and find its pieces; after a failure in smaller parts."""
     start, path = time.monotonic(), path_of(job, "found", number)
     if is_whole(path):
-        return Done(time.monotonic() - start)
+        return Done(time.monotonic() - start, told=_read_told(path))
     smaller = 2 ** max(attempt - 1, 0)  # once it may have been somebody else's fault
     inner = [max(side // smaller, 1) for side in job.inner]
     tile = job.tile or (TILE[len(inner)],) * len(inner)
@@ -157,7 +157,7 @@ def find(job: Job, number: int, attempt: int) -> Done:
         note=note,
         let_go=let_go,
     )
-    write_arrays(path, arrays | {"range": ends})
+    write_arrays(path, arrays | {"range": ends, "told": np.array(told, str)})
     return Done(time.monotonic() - start, embedder.network_s, peak_bytes(), told)
 
 
@@ -263,7 +263,11 @@ def read_numbers(folder: Path) -> Numbers:
     """
     names = ("total", "keys", "firsts", "checksum")
     total, keys, firsts, checksum = read_arrays(folder / "numbers.zip", *names)
-    return Numbers(folder / "firsts.part", int(total), keys, firsts, int(checksum))
+    numbers = Numbers(folder / "firsts.part", int(total), keys, firsts, int(checksum))
+    # of what is in the file the driver has made sure
+    if total and not (numbers.path.exists() and numbers.path.stat().st_size == 8 * total):
+        raise DamagedFileError(f"{numbers.path}: is not what was written")
+    return numbers
 
 
 class Excerpt:
@@ -336,6 +340,11 @@ def _read(job: Job, box: Box) -> tuple[np.ndarray, tuple[str, ...]]:
     corner = ", ".join(str(s.start) for s in box)
     check_finite(pixels, f"{job.volume.url}, at ({corner})")
     return pixels, tuple(told)
+
+
+def _read_told(path: Path) -> tuple[str, ...]:
+    (told,) = read_arrays(path, "told")
+    return tuple(told.tolist())
 
 
 def _loader(job: Job) -> Any:  # noqa: ANN401 - a function of a number and names

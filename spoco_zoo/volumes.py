@@ -159,7 +159,11 @@ class Volume:
         return None
 
     def _tell(self, array: Any, piece: "_Piece", error: Exception) -> str:  # noqa: ANN401
-        start, stop = ([getattr(b, end) for b in piece.box] for end in ("start", "stop"))
+        # all of the chunk, so that whoever comes across it says the same
+        sizes = getattr(array, "chunks", array.shape)
+        start = [piece.chunk[a] * sizes[a] for a in self.stored.space]
+        ends = zip(start, self.stored.space, strict=True)
+        stop = [min(first + sizes[a], array.shape[a]) for first, a in ends]
         file = self.url
         if self.stored.kind == "zarr":
             grid = getattr(array, "shards", None) or array.chunks

@@ -8,7 +8,10 @@ Dask is imported where a cluster is made.
 """
 
 import logging
+import math
 import os
+import signal
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -23,6 +26,9 @@ Work = Callable[[int, int], Done]  # the number of a block, and how often it fai
 
 _MOST_ATTEMPTS = 5
 _AHEAD = 3  # steps that wait at a worker, so that none waits for its next one
+_ENDED = "its worker was ended each time"
+_TICK_S = 5
+_PATIENCE_S = 300  # until it is said that no worker is left
 
 
 @runtime_checkable
@@ -67,6 +73,8 @@ class Cluster:
         """Take a connected client, and the address of its scheduler if that is somebody's."""
         self._client = client
         self._address = address
+        self._cluster: Any = None  # of ours
+        self._wanted = self._known = 0
         self._stack = ExitStack()
 
     @classmethod
@@ -79,6 +87,7 @@ class Cluster:
             folder: For their temporary files.
 
         Raises:
+            DeviceError: They end while they start.
             MissingExtraError: distributed is not installed.
         """
         distributed = _import_distributed()
@@ -96,20 +105,16 @@ class Cluster:
             "distributed.worker.profile.enabled": False,  # it looks at every stack 100 times a s
             "distributed.admin.system-monitor.interval": "5s",
             "temporary-directory": str(folder),  # of the scheduler, which is here
+            # by default Dask makes workers give all memory back at once, and the system must clear
+            # it again for every window: half of the time of clustering
+            "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 1 << 28,
+            "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 1 << 25,
+            "distributed.nanny.pre-spawn-environ.MALLOC_ARENA_MAX": 1,
         }
         stack.enter_context(dask.config.set(words))
-        cluster = stack.enter_context(
-            distributed.LocalCluster(
-                n_workers=count,
-                threads_per_worker=1,
-                memory_limit=memory_bytes,
-                dashboard_address="127.0.0.1:0",  # any port that is free
-                local_directory=str(folder),
-                silence_logs=logging.CRITICAL + 1,
-            )
-        )
+        cluster = stack.enter_context(_start_here(count, memory_bytes, folder))
         pool = cls(stack.enter_context(distributed.Client(cluster)), None)
-        pool._stack = stack
+        pool._stack, pool._cluster, pool._wanted = stack, cluster, count
         return pool
 
     @classmethod
@@ -174,55 +179,130 @@ class Cluster:
 
     def run(self, work: Work, numbers: Iterable[int]) -> Iterator[tuple[int, Done]]:
         """Do some work for every number, smaller where a worker did not survive it."""
-        as_completed: Any = _import_distributed().as_completed
-
         waiting = deque((number, 0) for number in numbers)
         under_way: dict[Any, tuple[int, int]] = {}
-        futures = as_completed()
+        self._looked_s, self._seen_s = -math.inf, time.monotonic()
         try:
             while waiting or under_way:
-                while waiting and len(under_way) < _AHEAD * max(self.count, 1):
+                self._tend()
+                while waiting and len(under_way) < _AHEAD * max(self._known, 1):
                     number, attempt = waiting.popleft()
                     future = self._client.submit(work, number, attempt, pure=False)
                     under_way[future] = number, attempt
-                    futures.add(future)
-                future = next(futures)
-                number, attempt = under_way.pop(future)
-                error = self._why_failed(future)
-                if error is None:
-                    yield number, future.result()
-                elif attempt + 1 == _MOST_ATTEMPTS:
-                    raise _too_often(number, error)
-                else:
-                    waiting.appendleft((number, attempt + 1))
+                for future in _wait_for_some(list(under_way)):
+                    number, attempt = under_way.pop(future)
+                    done = self._result_of(future)
+                    if isinstance(done, Done):
+                        yield number, done
+                    elif attempt + 1 == _MOST_ATTEMPTS:
+                        raise _too_often(number, done)
+                    else:
+                        waiting.appendleft((number, attempt + 1))
         finally:
             with suppress(Exception):
                 self._client.cancel(list(under_way), force=True)
 
-    def _why_failed(self, future: Any) -> str | None:  # noqa: ANN401
-        """Say why a step may be tried again; None where it is done."""
-        from distributed import KilledWorker
+    def _tend(self) -> None:
+        """Look every few seconds who is there; workers of ours that are lost are started again.
 
-        if future.status == "finished":
-            return None
-        if future.status in ("cancelled", "lost"):
+        Dask starts a worker again whose process ends, but not one that ends while it starts.
+
+        Raises:
+            DeviceError: Nobody is there, and has not been for long.
+        """
+        now = time.monotonic()
+        if now < self._looked_s + _TICK_S:
+            return
+        self._looked_s = now
+        with suppress(Exception):  # where the scheduler is gone, its steps tell of it
+            self._known = self.count
+            if self._cluster is not None:
+                self._cluster.scale(self._wanted)
+        if self._known:
+            self._seen_s = now
+        elif now > self._seen_s + _PATIENCE_S:
+            who = "of this machine" if self._address is None else f"of {self._address}"
+            raise DeviceError(
+                f"the workers {who} are gone and none came for {_PATIENCE_S} s: start some and "
+                "give the same command again, which goes on where this ended"
+            )
+
+    def _result_of(self, future: Any) -> Done | str:  # noqa: ANN401
+        """What a step told, or why it may be tried again."""
+        from distributed import CancelledError, KilledWorker
+
+        if future.status == "lost":  # the step was done, and what it told went with its worker
+            return _ENDED
+        try:
+            told: Done = future.result(timeout=_PATIENCE_S)
+        except (KilledWorker, TimeoutError):
+            return _ENDED
+        except MemoryError:
+            return "it does not fit into memory"
+        except (SpocoZooError, DamagedFileError):
+            raise
+        except CancelledError as error:
             where = self._address or "here"
             raise DeviceError(
                 f"the Dask scheduler ({where}) is gone: start it and give the same command again, "
                 "which goes on where this ended"
-            )
-        error = future.exception()
-        match error:
-            case KilledWorker():
-                return "its worker was ended each time"
-            case MemoryError():
-                return "it does not fit into memory"
-            case SpocoZooError() | DamagedFileError():
-                raise error
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DeviceError(
-            f"a worker failed ({type(error).__name__}: {reason}): look at its log"
-        ) from error
+            ) from error
+        except Exception as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise DeviceError(
+                f"a worker failed ({type(error).__name__}: {reason}): look at its log"
+            ) from error
+        return told
+
+
+def _start_here(count: int, memory_bytes: int, folder: Path) -> Any:  # noqa: ANN401
+    """Start a scheduler and its workers, again where a worker ends while it starts."""
+    from distributed import LocalCluster
+
+    for _ in range(_MOST_ATTEMPTS):
+        try:
+            with _deaf():
+                return LocalCluster(  # type: ignore[no-untyped-call]
+                    n_workers=count,
+                    threads_per_worker=1,
+                    memory_limit=memory_bytes,
+                    dashboard_address="127.0.0.1:0",  # any port that is free
+                    local_directory=str(folder),
+                    silence_logs=logging.CRITICAL + 1,
+                )
+        except RuntimeError as error:
+            last = error
+    raise DeviceError(
+        f"{count} workers cannot be started on this machine, tried {_MOST_ATTEMPTS} times "
+        f"({last.__cause__ or last}): use fewer --workers, or free memory and processes"
+    ) from last
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Start threads and processes that do not hear Ctrl-C: the driver does, and ends them.
+
+    A terminal sends it to all, and each worker would write a traceback.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _wait_for_some(futures: list[Any]) -> list[Any]:
+    """Wait until some are done, well or not, or for a while."""
+    from distributed import CancelledError, wait
+
+    try:
+        wait(futures, timeout=_TICK_S, return_when="FIRST_COMPLETED")  # type: ignore[no-untyped-call]
+    except (CancelledError, TimeoutError):
+        pass  # what is cancelled is told below
+    return [future for future in futures if future.status != "pending"]
 
 
 def _too_often(number: int, reason: str) -> DeviceError:

@@ -368,7 +368,8 @@ def write_ngff():
     def write(path, pixels, axes, *, levels=1, chunk=16, version="0.4", group=None):
         keys = {"name": "default" if version == "0.5" else "v2", "separator": "/"}
         zarr_format = 3 if version == "0.5" else 2
-        group = group or zarr.create_group(store=str(path), zarr_format=zarr_format)
+        if group is None:
+            group = zarr.create_group(store=str(path), zarr_format=zarr_format)
         datasets = []
         for n in range(levels):
             level = pixels[tuple(slice(None, None, 2**n if a in "zyx" else 1) for a in axes)]

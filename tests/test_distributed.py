@@ -1,19 +1,15 @@
 """Large images on workers: the labels of memory, whoever does the work, and whatever dies."""
 
-import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
-from dataclasses import replace
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 
 # ruff: noqa: E402 - without zarr and dask the file ends at the line that asks for it
@@ -141,11 +137,41 @@ def is_alive(pid):
         return False
 
 
-def wait_until(is_so, what, limit_s=120):
+def wait_until(is_so, what, limit_s=200):
     end = time.monotonic() + limit_s
     while not is_so():
         assert time.monotonic() < end, f"waited {limit_s} s until {what}"
         time.sleep(0.01)
+
+
+def wait_for_steps(driver, out, count):
+    """Wait until so many steps are done, which a driver that has ended never does."""
+    work = out.with_name(f".{out.name}.work")
+    wait_until(
+        lambda: driver.poll() is not None or len(list(work.glob("steps/*/*.zip"))) >= count,
+        f"{count} steps are done",
+    )
+    assert driver.poll() is None, driver.communicate()
+
+
+def kill_a_worker(driver, dice):
+    def has_killed():
+        workers = children_of(driver.pid)
+        with suppress(ProcessLookupError):
+            if workers:
+                os.kill(dice.choice(workers), signal.SIGKILL)
+                return True
+        return False
+
+    wait_until(has_killed, "there is a worker")
+
+
+def kill(driver):
+    """Kill a driver; its workers are not to live on."""
+    orphans = children_of(driver.pid)
+    driver.kill()
+    driver.wait()
+    wait_until(lambda: not any(map(is_alive, orphans)), "the workers are gone, too")
 
 
 @pytest.fixture
@@ -183,11 +209,6 @@ def test_ten_kills_of_workers_and_driver_change_no_byte(
     calm = tmp_path / "calm" / "out.ome.zarr"
     assert start(image, calm, *flags, "--workers", "1").wait() == 0
     stormy = tmp_path / "stormy" / "out.ome.zarr"
-    work = stormy.parent / ".out.ome.zarr.work"
-
-    def count_done():
-        return len(list(work.glob("steps/*/*.zip")))
-
     flags += ("--workers", "2")
     dice = random.Random(0)
     driver = start(image, stormy, *flags)
@@ -195,18 +216,54 @@ def test_ten_kills_of_workers_and_driver_change_no_byte(
     points = sorted(dice.sample(range(1, 160), 10))
     deaths = dice.sample(["worker"] * 7 + ["driver"] * 3, 10)
     for point, who in zip(points, deaths, strict=True):
-        wait_until(lambda: count_done() >= point, f"{point} steps are done")
+        wait_for_steps(driver, stormy, point)
         if who == "worker":
-            wait_until(lambda: children_of(driver.pid), "there is a worker")
-            os.kill(dice.choice(children_of(driver.pid)), signal.SIGKILL)
+            kill_a_worker(driver, dice)
         else:
-            orphans = children_of(driver.pid)
-            driver.kill()
-            driver.wait()
-            wait_until(lambda: not any(map(is_alive, orphans)), "the workers are gone, too")
+            kill(driver)
             driver = start(image, stormy, *flags)
     told, complaint = driver.communicate()
     assert driver.returncode == 0, complaint
     assert told == "1 of 1 images done\n"
     assert files_in(stormy) == files_in(calm)
     assert os.listdir(stormy.parent) == ["out.ome.zarr"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+@pytest.mark.parametrize("whom", ["all", "driver"])
+def test_control_c_takes_workers_along_and_is_gone_on_with(
+    start, crowd, write_ngff, tmp_path, files_in, whom
+):
+    image = write_ngff(tmp_path / "image.ome.zarr", crowd(70, 90), "yx")
+    out = tmp_path / "out.ome.zarr"
+    driver = start(image, out, "--block", "16", "--workers", "2", "--memory", "1GB")
+    wait_for_steps(driver, out, 20)
+    orphans = children_of(driver.pid)
+    if whom == "all":  # as a terminal does
+        os.killpg(driver.pid, signal.SIGINT)
+    else:
+        driver.send_signal(signal.SIGINT)
+    told, complaint = driver.communicate(timeout=60)
+    assert driver.returncode == 130
+    assert told == ""
+    assert "Traceback" not in complaint
+    told = "stopped: what is done is kept, and the same command goes on"
+    assert [line for line in complaint.splitlines() if line][-1] == told
+    assert len(orphans) == 2
+    wait_until(lambda: not any(map(is_alive, orphans)), "the workers are gone, too", 20)
+    assert not out.exists()
+    again = start(image, out, "--block", "16", "--workers", "1", "--memory", "1GB")
+    assert again.wait() == 0
+    assert read(out).max() > 20
+
+
+def test_a_scheduler_of_others_does_the_work(start, pools, crowd, write_ngff, tmp_path, judged):
+    """By the command line; the scheduler is that of the tests above."""
+    image = write_ngff(tmp_path / "image.ome.zarr", crowd(*SHAPES[2]), "yx")
+    address = pools("somewhere 2")._address
+    out = tmp_path / "out.ome.zarr"
+    done = start(image, out, "--block", "32", "--scheduler", address, "--memory", "1GB")
+    _, complaint = done.communicate()
+    assert done.returncode == 0, complaint
+    assert f"Tiny on cpu, {address}" in complaint
+    assert (read(out) == judged("package").labels).all()

@@ -266,7 +266,7 @@ def test_a_damaged_chunk_is_named_and_can_be_read_around(tmp_path, version):
         volume.read((slice(2, 8), slice(0, 6)))
     message = str(error.value)
     assert message.startswith(
-        f"{url}/s0/{key}: chunk (1, 0, 1), of pixels (2, 4) to (4, 6), cannot be decoded ("
+        f"{url}/s0/{key}: chunk (1, 0, 1), of pixels (0, 4) to (4, 8), cannot be decoded ("
     )
     assert message.endswith("): copy it again, or choose to skip such chunks")
     assert "\n" not in message
