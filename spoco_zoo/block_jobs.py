@@ -106,7 +106,7 @@ def begin(
         OutputError: Work of another command lies there.
     """
     place = None if target is None else clean_address(target)
-    told = [_tell(job) | {"target": place} for job in jobs]
+    told = [_tell(job, place) for job in jobs]
     path = folder / _TOLD
     if path.exists():
         try:
@@ -121,7 +121,7 @@ def begin(
         same_blocks = wishes.block is None or blocks == [job.layout.block for job in jobs]
         if known == mine and same_blocks:
             jobs = [_with_block(job, block) for job, block in zip(jobs, blocks, strict=True)]
-            _note(path, jobs)  # from now on with skipping
+            _note(path, jobs, place)  # from now on with skipping
             return jobs
         if not wishes.overwrite:
             raise OutputError(
@@ -129,12 +129,12 @@ def begin(
                 "command again to go on, or add --overwrite to start anew"
             )
     shutil.rmtree(folder, ignore_errors=True)
-    _note(path, jobs)
+    _note(path, jobs, place)
     return jobs
 
 
-def _note(path: Path, jobs: list[Job]) -> None:
-    told = [_tell(job) for job in jobs]
+def _note(path: Path, jobs: list[Job], target: str | None) -> None:
+    told = [_tell(job, target) for job in jobs]
     write_bytes(path, json.dumps(told, indent=1).encode(), overwrite=True)
 
 
@@ -143,7 +143,7 @@ def _with_block(job: Job, block: tuple[int, ...]) -> Job:
     return replace(job, layout=Layout(job.layout.shape, block), inner=inner)
 
 
-def _tell(job: Job) -> dict[str, Any]:
+def _tell(job: Job, target: str | None) -> dict[str, Any]:
     """Say in JSON what decides a result; memory, device and workers do not."""
     words = {
         "volume": asdict(job.volume),
@@ -153,6 +153,7 @@ def _tell(job: Job) -> dict[str, Any]:
         "precision": job.precision,
         "skips_damage": job.skips_damage,
         "block": job.layout.block,
+        "target": target,
     }
     plain: dict[str, Any] = json.loads(json.dumps(words))
     return plain
