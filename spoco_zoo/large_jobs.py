@@ -261,6 +261,11 @@ class LargeRun:
             self.workers -= 1
             memory = read_memory(None, self.workers)
         masks = [] if wishes.mask is None else open_volumes(wishes.mask, package.n_axes)
+        if masks and masks[0].shape[0] != 1:
+            raise ImageError(
+                f"{wishes.mask}: has {masks[0].shape[0]} channels: expected a mask of one channel, "
+                "which is foreground where it is not 0"
+            )
         for volume in (volume for job in jobs for volume in job.volumes if masks):
             if len(masks) != 1 or masks[0].space != volume.space:
                 raise ImageError(

@@ -151,8 +151,14 @@ def test_tables_of_two_images_never_share_a_place(images, load_tiny, write_ngff,
             "--save asks for more than labels, and --out is s3://x/out: expected a folder of this "
             "machine, as only labels go to a server",
         ),
+        (
+            "memory://x/y.ome.zarr",
+            {"kinds": ("labels", "table")},
+            "--save asks for more than labels, and --out is memory://x/y.ome.zarr: expected a "
+            "folder of this machine, as only labels go to a server",
+        ),
     ],
-    ids=["nowhere", "into", "many", "server"],
+    ids=["nowhere", "into", "many", "server", "store on a server"],
 )
 def test_results_without_a_place_are_refused(images, load_tiny, out, wishes, sentence):
     with pytest.raises(SettingError) as error:
