@@ -515,7 +515,9 @@ def test_a_group_is_judged_by_the_median_of_its_pixels():
             rows = is_known & (groups == group)
             assert answer == (not median_of(agreement[rows], sizes[rows]) < threshold)
     nothing = np.zeros(0)
-    none = find_consistent(np.zeros((0, 3)), nothing.astype(int), nothing.astype(np.uint32), settings)
+    none = find_consistent(
+        np.zeros((0, 3)), nothing.astype(int), nothing.astype(np.uint32), settings
+    )
     assert none.tolist() == [True]
 
 

@@ -278,9 +278,7 @@ def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path):
         assert [path.name for path in goal.parent.iterdir()] == ["b.zarr"]
     with pytest.raises(OutputError) as error:
         create_labels(link, volumes, chunks=(16, 16))
-    assert str(error.value) == (
-        f"{goal}: exists already: choose another name or add --overwrite"
-    )
+    assert str(error.value) == (f"{goal}: exists already: choose another name or add --overwrite")
 
 
 def test_a_link_that_leads_to_itself_is_refused(tmp_path):
