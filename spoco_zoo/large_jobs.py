@@ -5,6 +5,7 @@
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -71,6 +72,14 @@ class ImageJob:
     target: str | None  # None for the store of the image
     beside: Path | None  # the label TIFF that other results lie beside, had it been written
 
+    def name_besides(self) -> list[Path]:
+        """Say the label TIFF, written or not, of each point in time; none without `beside`."""
+        if self.beside is None:
+            return []
+        stem = self.beside.stem
+        names = [stem + ("" if v.time is None else f"_t{v.time:04}") for v in self.volumes]
+        return [self.beside.with_name(f"{name}.tif") for name in names]
+
 
 def is_large(inputs: Sequence[str], out: str | None, *, into: bool) -> bool:
     """Whether to work in blocks: for OME-Zarr, addresses, and where OME-Zarr is asked for."""
@@ -104,14 +113,27 @@ def list_jobs(
     images = group_images(volumes)
     _check_out(out, len(images), wishes)
     jobs = [_place(image, out, wishes) for image in images]
-    if not wishes.into:
-        targets = [job.target for job in jobs]
-        twice = next((target for target in targets if targets.count(target) > 1), None)
-        if twice is not None:
-            raise SettingError(
-                f"two images would both be written to {twice}: run them into separate folders"
-            )
+    _check_twice(jobs, wishes)
     return jobs
+
+
+def _check_twice(jobs: list[ImageJob], wishes: LargeWishes) -> None:
+    """Refuse two images whose results would have one name."""
+    targets = Counter(job.target for job in jobs if job.target is not None)
+    for target, count in targets.items():
+        if count > 1:
+            raise SettingError(
+                f"two images would both be written to {target}: run them into separate folders"
+            )
+    if set(wishes.kinds) == {"labels"}:
+        return
+    besides = Counter(path for job in jobs for path in job.name_besides())
+    for path, count in besides.items():
+        if count > 1:
+            raise SettingError(
+                f"two images are called {path.stem}, and --save would write both to the same "
+                f"files in {path.parent}: run them into separate folders"
+            )
 
 
 def _check_out(out: str | None, images: int, wishes: LargeWishes) -> None:
@@ -239,6 +261,11 @@ class LargeRun:
             self.workers -= 1
             memory = read_memory(None, self.workers)
         masks = [] if wishes.mask is None else open_volumes(wishes.mask, package.n_axes)
+        if masks and masks[0].shape[0] != 1:
+            raise ImageError(
+                f"{wishes.mask}: has {masks[0].shape[0]} channels: expected a mask of one channel, "
+                "which is foreground where it is not 0"
+            )
         for volume in (volume for job in jobs for volume in job.volumes if masks):
             if len(masks) != 1 or masks[0].space != volume.space:
                 raise ImageError(
@@ -350,11 +377,7 @@ class LargeRun:
         kinds = [kind for kind in self.wishes.kinds if kind != "labels"]
         if job.beside is None or not kinds:
             return [{} for _ in job.volumes]
-        names = [
-            job.beside.stem + ("" if volume.time is None else f"_t{volume.time:04}")
-            for volume in job.volumes
-        ]
-        return [name_files(job.beside.with_name(f"{name}.tif"), kinds) for name in names]
+        return [name_files(path, kinds) for path in job.name_besides()]
 
     def _most_blocks(self) -> int:
         """Blocks of the image that has most."""

@@ -47,6 +47,7 @@ from spoco_zoo.tiling import Box, Tile, inner_box
 from spoco_zoo.volumes import Volume
 
 _LEAST_TILE = 16  # pixels a side, below which nothing is gained
+_FAR = 4  # times the usual size that a part of the survey may have, to be of whole chunks
 
 
 @dataclass(frozen=True)
@@ -90,12 +91,13 @@ def plan_survey(job: Job) -> list[Box]:
     """Cut the image into parts with whole rows, of some tens of megabytes and whole chunks."""
     space, chunks = job.volume.space, job.volume.chunks
     most = (1 << 26) // (job.volume.shape[0] * np.dtype(job.volume.dtype).itemsize)
-    sizes = list(space)
-    is_fine = math.prod(chunks) <= most  # else no part is a whole chunk, as in a TIFF of one strip
-    for axis in range(len(space) - 1):
-        fits = max(most * sizes[axis] // math.prod(sizes), 1)
-        least = chunks[axis] if is_fine else min(chunks[axis], fits)
-        sizes[axis] = min(max(fits // chunks[axis] * chunks[axis], least), space[axis])
+    sizes = [*chunks[:-1], space[-1]]
+    # a large shard, or a TIFF of one strip; of shards, halves mostly are whole chunks again
+    while math.prod(sizes) > _FAR * most and max(sizes[:-1]) > 1:
+        axis = sizes.index(max(sizes[:-1]))
+        sizes[axis] = -(-sizes[axis] // 2)
+    for axis in reversed(range(len(space) - 1)):
+        sizes[axis] = min(sizes[axis] * max(most // math.prod(sizes), 1), space[axis])
     return Layout(space, tuple(sizes)).boxes()
 
 

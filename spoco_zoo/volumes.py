@@ -9,6 +9,7 @@ takes a pass over all of them, and label images to write (`label_stores`).
 """
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -242,7 +243,15 @@ def open_volumes(
 
 
 def group_images(volumes: Sequence[Volume]) -> list[list[Volume]]:
-    """Put the points in time of an image together."""
+    """Put the points in time of an image together.
+
+    Raises:
+        ImageError: An image is there twice, as where it is given beside its plate.
+    """
+    counts = Counter((volume.url, volume.time) for volume in volumes)
+    for (url, _), count in counts.items():
+        if count > 1:
+            raise ImageError(f"{url}: is among the inputs {count} times: expected each image once")
     return [list(group) for _, group in groupby(volumes, key=lambda volume: volume.url)]
 
 
