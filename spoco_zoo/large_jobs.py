@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from spoco_zoo.block_jobs import BlockWishes, has_begun, plan_job, work_folder
+from spoco_zoo.block_jobs import BlockWishes, alone, has_begun, plan_job, work_folder
 from spoco_zoo.distributed import (
     Measured,
     Progress,
@@ -348,12 +348,19 @@ class LargeRun:
         Raises:
             SpocoZooError: It cannot be done; the same command goes on later.
         """
+        with alone(work_folder(job.volumes[0], job.target, self.plan)):
+            return self._run(job, pool, progress)
+
+    def _run(self, job: ImageJob, pool: Pool, progress: Progress) -> Segmented:
         self.check(job)
         files = self._name_files(job)
-        folder = work_folder(job.volumes[0], job.target, self.plan)
-        overwrite = self.wishes.overwrite or has_begun(folder)
+        # that these were free, or may be replaced, was found out when the work was begun
+        overwrite = self.wishes.overwrite or has_begun(
+            work_folder(job.volumes[0], job.target, self.plan)
+        )
+        results = tuple(path for named in files for path in named.values())
         places = tuple(named.pop("embeddings") for named in files if "embeddings" in named)
-        plan = replace(self.plan, embeddings=places)
+        plan = replace(self.plan, embeddings=places, results=results)
         done = segment_image(job.volumes, self.package, job.target, plan, pool, progress)
         for part, named in zip(done.jobs, files, strict=True):
             found = None

@@ -32,7 +32,7 @@ from spoco_zoo.embedding_stores import write_embeddings
 from spoco_zoo.errors import PackageError
 from spoco_zoo.images import check_finite
 from spoco_zoo.intensities import Question
-from spoco_zoo.joining import Numbers
+from spoco_zoo.joining import Numbers, read_keys
 from spoco_zoo.label_stores import LabelStore
 from spoco_zoo.labels import look_up
 from spoco_zoo.layout import Layout
@@ -179,12 +179,8 @@ def fill(job: Job, number: int, attempt: int) -> Done:
     """Give undecided pixels of a block to neighbours."""
     start, path = time.monotonic(), path_of(job, "filled", number)
     if not is_whole(path):
-
-        def load_keys(block: int) -> np.ndarray:
-            (keys,) = read_arrays(job.folder / "keys.zip", f"keys_{block}")
-            return keys
-
-        write_arrays(path, fill_block(_loader(job), load_keys, job.recipe, job.layout, number))
+        keys = read_keys(job.folder)
+        write_arrays(path, fill_block(_loader(job), keys.of_block, job.recipe, job.layout, number))
     return Done(time.monotonic() - start, peak_bytes=peak_bytes())
 
 
@@ -263,13 +259,18 @@ def read_numbers(folder: Path) -> Numbers:
     Raises:
         DamagedFileError: They have to be found again.
     """
+    path = folder / "numbers.zip"
+    try:
+        return _read_numbers(path, path.stat().st_mtime_ns)
+    except OSError as error:
+        raise DamagedFileError(f"{path}: {error}") from error
+
+
+@lru_cache(maxsize=2)
+def _read_numbers(path: Path, changed: int) -> Numbers:
     names = ("total", "keys", "firsts", "checksum")
-    total, keys, firsts, checksum = read_arrays(folder / "numbers.zip", *names)
-    numbers = Numbers(folder / "firsts.part", int(total), keys, firsts, int(checksum))
-    # of what is in the file the driver has made sure
-    if total and not (numbers.path.exists() and numbers.path.stat().st_size == 8 * total):
-        raise DamagedFileError(f"{numbers.path}: is not what was written")
-    return numbers
+    total, keys, firsts, checksum = read_arrays(path, *names)
+    return Numbers(path.with_name("firsts.part"), int(total), keys, firsts, int(checksum))
 
 
 class Excerpt:
