@@ -19,7 +19,6 @@ Where all pixels are 0 no chunk is written.
 import json
 import os
 import re
-import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -40,6 +39,7 @@ from spoco_zoo.stores import (
     clean_address,
     delete,
     find_stamp,
+    follow_link,
     get,
     has_group,
     import_zarr,
@@ -218,11 +218,11 @@ class LabelStore:
         for left in part.rglob("*.partial"):  # what a killed worker was writing
             left.unlink(missing_ok=True)
         old = target.with_name(f".{target.name}.old")
-        _remove(old)
+        delete(str(old))
         if os.path.lexists(target):  # a link within a store may lead nowhere
             target.rename(old)
         part.rename(target)
-        _remove(old)
+        delete(str(old))
 
 
 def create_labels(
@@ -359,7 +359,7 @@ def _plan(
         version = "0.5" if read_multiscales(home).zarr_format == 3 else "0.4"
         url = join(home, "labels", name)
     else:
-        url = _follow(clean_address(target))
+        url = follow_link(clean_address(target))
     folder, _, last = url.rpartition("/")
     part = url if is_remote(url) else join(folder, f".{last}.part")
     n_times = None if first.stored.time_axis is None else len(volumes)
@@ -376,28 +376,6 @@ def _plan(
         replaces=False,
         described=describe(first, url, home),
     )
-
-
-def _follow(url: str) -> str:
-    """Where a link leads that is given as the place for labels: it is kept, its goal replaced.
-
-    Raises:
-        SettingError: It leads to itself.
-    """
-    if is_remote(url) or not os.path.islink(url):
-        return url
-    goal = os.path.realpath(url)
-    if os.path.islink(goal):
-        raise SettingError(f"{url}: is a link that leads to itself: give another place")
-    return goal
-
-
-def _remove(old: Path) -> None:
-    """Delete an older store, of a link only the link."""
-    if old.is_symlink():
-        old.unlink()
-    else:
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def _refuse_existing(store: LabelStore) -> None:
