@@ -32,7 +32,8 @@ from jaxtyping import UInt32
 from spoco_zoo.errors import ImageError, OutputError, SettingError
 from spoco_zoo.label_metadata import Described, create_array, describe, register, write_group
 from spoco_zoo.ngff import read_attributes, read_multiscales
-from spoco_zoo.pyramids import LabelLevel, plan_levels
+from spoco_zoo.pyramids import LabelLevel, check_box, plan_levels
+from spoco_zoo.refusals import say_why
 from spoco_zoo.stores import (
     MARKS,
     clean_address,
@@ -99,7 +100,7 @@ class LabelStore:
             raise
         except Exception as error:  # a backend may raise anything
             raise OutputError(
-                f"{self.part_url}: level {level} cannot be read ({_reason(error)}): look at its "
+                f"{self.part_url}: level {level} cannot be read ({say_why(error)}): look at its "
                 "disk, or add --overwrite to start anew"
             ) from error
         axes = self.described.space
@@ -190,7 +191,7 @@ class LabelStore:
         self, level: int, box: Box, labels: UInt32[np.ndarray, "*space"], time: int | None
     ) -> None:
         plan = self.plan_pyramid()[level]
-        _check_box(plan, box, labels.shape)
+        check_box(plan, box, labels.shape)
         axes = self.described.space
         stored = labels.transpose([axes.index(axis) for axis in sorted(axes)])
         try:
@@ -377,24 +378,6 @@ def _plan(
     )
 
 
-def _check_box(level: LabelLevel, box: Box, shape: tuple[int, ...]) -> None:
-    """Refuse a box that another writer may touch too, and labels of another size.
-
-    Raises:
-        SettingError: It is such a box.
-    """
-    is_whole = all(
-        0 <= b.start < b.stop <= n and b.start % c == 0 and (b.stop % c == 0 or b.stop == n)
-        for b, c, n in zip(box, level.chunks, level.shape, strict=True)
-    )
-    if not is_whole or shape != tuple(b.stop - b.start for b in box):
-        sides = ", ".join(f"{b.start} to {b.stop}" for b in box)
-        raise SettingError(
-            f"labels of shape {shape} cannot be written to {sides}: expected whole chunks of "
-            f"{level.chunks} in {level.shape}"
-        )
-
-
 def _refuse_existing(store: LabelStore) -> None:
     """Stop before work is done for a store that may not be written.
 
@@ -441,10 +424,5 @@ def _opened(url: str, level: int, stamp: object, process: int) -> Any:  # noqa: 
 
 def _refused(url: str, error: Exception) -> OutputError:
     return OutputError(
-        f"{url}: cannot be written ({_reason(error)}): free space or choose another place"
+        f"{url}: cannot be written ({say_why(error)}): free space or choose another place"
     )
-
-
-def _reason(error: Exception) -> str:
-    told = getattr(error, "strerror", None) or str(error)
-    return told.splitlines()[0] if told else type(error).__name__

@@ -27,10 +27,10 @@ from spoco_zoo.workers import Cluster, Here
 
 DATA = Path(__file__).parent / "data"
 ROOT = Path(__file__).resolve().parent.parent
-SHAPES = {2: (55, 75), 3: (14, 30, 40)}
+SHAPES = {2: (40, 60), 3: (14, 30, 40)}
 WINDOWS = {2: (16, 16), 3: (8, 16, 16)}
 BLOCKS = {
-    2: [(16, 16), (32, 16), (16, 48), (48, 64), (64, 80)],
+    2: [(16, 16), (32, 16), (16, 48), (48, 32), (48, 64)],
     3: [(8, 16, 16), (8, 32, 32), (16, 16, 32), (8, 32, 16), (16, 32, 48)],
 }
 
@@ -104,7 +104,7 @@ def read(target, level=0):
 @pytest.mark.parametrize("size", range(5))
 def test_labels_are_those_of_memory(judged, pools, tmp_path, kind, size, workers):
     world = judged(kind)
-    assert world.labels.max() > 20
+    assert world.labels.max() > 8
     block = BLOCKS[world.package.n_axes][size]
     done = run(world, tmp_path / "out.ome.zarr", pools(workers), block=block)
     assert (read(tmp_path / "out.ome.zarr") == world.labels).all()
@@ -234,7 +234,7 @@ def test_ten_kills_of_workers_and_driver_change_no_byte(
 def test_control_c_takes_workers_along_and_is_gone_on_with(
     start, crowd, write_ngff, tmp_path, files_in, whom
 ):
-    image = write_ngff(tmp_path / "image.ome.zarr", crowd(70, 90), "yx")
+    image = write_ngff(tmp_path / "image.ome.zarr", crowd(60, 70), "yx")
     out = tmp_path / "out.ome.zarr"
     driver = start(image, out, "--block", "16", "--workers", "2", "--memory", "1GB")
     wait_for_steps(driver, out, 20)
@@ -254,7 +254,7 @@ def test_control_c_takes_workers_along_and_is_gone_on_with(
     assert not out.exists()
     again = start(image, out, "--block", "16", "--workers", "1", "--memory", "1GB")
     assert again.wait() == 0
-    assert read(out).max() > 20
+    assert read(out).max() > 10
 
 
 def test_a_scheduler_of_others_does_the_work(start, pools, crowd, write_ngff, tmp_path, judged):
@@ -265,5 +265,5 @@ def test_a_scheduler_of_others_does_the_work(start, pools, crowd, write_ngff, tm
     done = start(image, out, "--block", "32", "--scheduler", address, "--memory", "1GB")
     _, complaint = done.communicate()
     assert done.returncode == 0, complaint
-    assert f"Tiny on cpu, {address}" in complaint
+    assert f"Tiny on cpu, 2 workers of {address}" in complaint
     assert (read(out) == judged("package").labels).all()
