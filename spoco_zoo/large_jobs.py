@@ -118,20 +118,17 @@ def list_jobs(
 def _check_twice(jobs: list[ImageJob], wishes: LargeWishes) -> None:
     """Refuse two images whose results would have one name."""
     targets = Counter(job.target for job in jobs if job.target is not None)
-    for target, count in targets.items():
-        if count > 1:
-            raise SettingError(
-                f"two images would both be written to {target}: run them into separate folders"
-            )
-    if set(wishes.kinds) == {"labels"}:
-        return
+    if target := next((target for target, count in targets.items() if count > 1), None):
+        raise SettingError(
+            f"two images would both be written to {target}: run them into separate folders"
+        )
     besides = Counter(path for job in jobs for path in job.name_besides())
-    for path, count in besides.items():
-        if count > 1:
-            raise SettingError(
-                f"two images are called {path.stem}, and --save would write both to the same "
-                f"files in {path.parent}: run them into separate folders"
-            )
+    path = next((path for path, count in besides.items() if count > 1), None)
+    if path is not None and set(wishes.kinds) != {"labels"}:
+        raise SettingError(
+            f"two images are called {path.stem}, and --save would write both to the same "
+            f"files in {path.parent}: run them into separate folders"
+        )
 
 
 def _check_out(out: str | None, images: int, wishes: LargeWishes) -> None:
