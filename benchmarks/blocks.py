@@ -132,10 +132,9 @@ def run_core(options):
     axes = "zyx"[-package.n_axes :]
     tensor = Tensor.from_numpy(pixels[None].astype("float32"), dims=("batch", "channel", *axes))
     sample = create_sample_for_model(model, inputs={"image": tensor}, sample_id="volume")
-    sides = [
-        min(t + 2 * halo, n)
-        for t, halo, n in zip(tile, package.config.halo, pixels.shape[1:], strict=True)
-    ]
+    sides = [t + 2 * halo for t, halo in zip(tile, package.config.halo, strict=True)]
+    if any(side > n for side, n in zip(sides, pixels.shape[1:], strict=True)):
+        raise SystemExit(f"--core takes blocks of {sides} voxels: give larger --sizes")
     shape = {"batch": 1, "channel": len(pixels)} | dict(zip(axes, sides, strict=True))
     start, cpu = time.perf_counter(), time.process_time()
     pipeline.predict_sample_with_fixed_blocking(sample, {"image": shape})
