@@ -105,13 +105,14 @@ def run_network(options):
     tiles = Embedder(pixels, session, tile, affine).plan(
         tuple(slice(0, n) for n in pixels.shape[1:])
     )
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     for part in tiles:
         sees = tuple(
             slice(s.start, min(s.stop, n)) for s, n in zip(part.read, pixels.shape[1:], strict=True)
         )
         session.embed(affine.apply(pixels[(slice(None), *sees)]))
-    child.append(options.target, seconds=time.perf_counter() - start, peak=child.peak_bytes())
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+    child.append(options.target, seconds=seconds, cpu=cpu, peak=child.peak_bytes())
 
 
 def run_core(options):
@@ -131,14 +132,14 @@ def run_core(options):
     axes = "zyx"[-package.n_axes :]
     tensor = Tensor.from_numpy(pixels[None].astype("float32"), dims=("batch", "channel", *axes))
     sample = create_sample_for_model(model, inputs={"image": tensor}, sample_id="volume")
-    sides = [
-        min(t + 2 * halo, n)
-        for t, halo, n in zip(tile, package.config.halo, pixels.shape[1:], strict=True)
-    ]
+    sides = [t + 2 * halo for t, halo in zip(tile, package.config.halo, strict=True)]
+    if any(side > n for side, n in zip(sides, pixels.shape[1:], strict=True)):
+        raise SystemExit(f"--core takes blocks of {sides} voxels: give larger --sizes")
     shape = {"batch": 1, "channel": len(pixels)} | dict(zip(axes, sides, strict=True))
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     pipeline.predict_sample_with_fixed_blocking(sample, {"image": shape})
-    child.append(options.target, seconds=time.perf_counter() - start, peak=child.peak_bytes())
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+    child.append(options.target, seconds=seconds, cpu=cpu, peak=child.peak_bytes())
 
 
 def compare(options, size, folder):
@@ -195,6 +196,9 @@ def tell(options, size, found):
         elif other[0] != "blocks":
             part = ratio(one, other, "work_s")
             print(f"work in blocks to {other[0]} alone: {part:.2f}")
+    if options.network and options.core:
+        part = ratio(("core", 1), ("network", 1), "cpu", "cpu")
+        print(f"CPU time of bioimageio.core to the network alone: {part:.2f}")
 
 
 def main():

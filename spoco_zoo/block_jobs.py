@@ -4,8 +4,11 @@ What was begun and not ended is gone on with by the same command alone: `job.jso
 of work says what was asked for.
 """
 
+import hashlib
 import json
 import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,7 @@ from spoco_zoo.layout import Layout, plan_chunks, plan_layout
 from spoco_zoo.package import Package
 from spoco_zoo.recipe import Recipe
 from spoco_zoo.stages import Job
-from spoco_zoo.stores import clean_address, is_remote
+from spoco_zoo.stores import MARKS, clean_address, is_remote
 from spoco_zoo.volumes import Volume
 
 _TOLD = "job.json"  # what was asked for
@@ -40,6 +43,7 @@ class BlockWishes:
     skips_damage: bool = False
     overwrite: bool = False
     embeddings: tuple[Path, ...] = ()  # where they go, for each point in time, if anywhere
+    results: tuple[Path, ...] = ()  # other files that are made of it afterwards
     keeps_work: bool = False  # for what is made of the result afterwards
 
 
@@ -52,7 +56,9 @@ def work_folder(volume: Volume, target: str | Path | None, wishes: BlockWishes) 
     place = str(target) if target is not None else f"{volume.url}/labels/{wishes.name}"
     name = Path(place.rstrip("/")).name if target is not None else f"{volume.name}.{wishes.name}"
     if wishes.scratch is not None:
-        return wishes.scratch.absolute() / f".{name}.work"
+        # others of this name may have theirs in the same folder
+        digits = hashlib.sha256(clean_address(place).encode()).hexdigest()[:8]
+        return wishes.scratch.absolute() / f".{name}-{digits}.work"
     beside = place if target is not None else volume.url
     if is_remote(beside):
         raise SettingError(
@@ -97,31 +103,56 @@ def plan_job(
     return sizes, job
 
 
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep other runs from the work of an image, for as long as this one is at it.
+
+    Raises:
+        OutputError: Another run is at it.
+    """
+    from filelock import FileLock, Timeout
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.with_name(f"{folder.name}.lock"), timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise OutputError(
+            f"{folder}: another run is working on this result: wait until it has ended"
+        ) from error
+    try:
+        yield
+    finally:
+        if not folder.exists():
+            Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+
+
 def begin(
-    jobs: list[Job], folder: Path, target: str | Path | None, wishes: BlockWishes
+    jobs: list[Job], folder: Path, asked: Mapping[str, Any], wishes: BlockWishes
 ) -> list[Job]:
     """Go on with work of the same command, in its blocks, or start anew.
+
+    Args:
+        jobs: What is to be done, one job for each point in time.
+        folder: Where work lies.
+        asked: What decides the result and is in no job, in words that JSON has.
+        wishes: How.
 
     Raises:
         OutputError: Work of another command lies there.
     """
-    place = None if target is None else clean_address(target)
-    told = [_tell(job, place) for job in jobs]
     path = folder / _TOLD
+    told = _tell(jobs, asked, wishes)
     if path.exists():
-        try:
-            known = json.loads(path.read_text(encoding="utf-8"))
-            blocks = [tuple(words.pop("block")) for words in known]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            known, blocks = None, []
-        mine = [{key: value for key, value in words.items() if key != "block"} for words in told]
+        known, blocks = _read_told(path)
         if known is not None and wishes.skips_damage:
             # what was done has seen no damage, so it is the same with and without skipping
-            known = [words | {"skips_damage": True} for words in known]
+            known |= {"skips_damage": True}
         same_blocks = wishes.block is None or blocks == [job.layout.block for job in jobs]
-        if known == mine and same_blocks:
+        if known == {**told, "blocks": None} and same_blocks:
             jobs = [_with_block(job, block) for job, block in zip(jobs, blocks, strict=True)]
-            _note(path, jobs, place)  # from now on with skipping
+            _note(path, _tell(jobs, asked, wishes))  # from now on with skipping
             return jobs
         if not wishes.overwrite:
             raise OutputError(
@@ -129,13 +160,22 @@ def begin(
                 "command again to go on, or add --overwrite to start anew"
             )
     shutil.rmtree(folder, ignore_errors=True)
-    _note(path, jobs, place)
+    _note(path, told)
     return jobs
 
 
-def _note(path: Path, jobs: list[Job], place: str | None) -> None:
-    told = [_tell(job, place) for job in jobs]
+def _note(path: Path, told: dict[str, Any]) -> None:
     write_bytes(path, json.dumps(told, indent=1).encode(), overwrite=True)
+
+
+def _read_told(path: Path) -> tuple[dict[str, Any] | None, list[tuple[int, ...]]]:
+    """What was asked for, and the blocks in which it was begun; None where nobody can tell."""
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+        blocks = [tuple(block) for block in known["blocks"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None, []
+    return {**known, "blocks": None}, blocks
 
 
 def _with_block(job: Job, block: tuple[int, ...]) -> Job:
@@ -143,17 +183,43 @@ def _with_block(job: Job, block: tuple[int, ...]) -> Job:
     return replace(job, layout=Layout(job.layout.shape, block), inner=inner)
 
 
-def _tell(job: Job, place: str | None) -> dict[str, Any]:
+def _tell(jobs: list[Job], asked: Mapping[str, Any], wishes: BlockWishes) -> dict[str, Any]:
     """Say in JSON what decides a result; memory, device and workers do not."""
+    from importlib.metadata import version
+
+    mask = wishes.mask
     words = {
-        "volume": asdict(job.volume),
-        "target": place,
-        "network": job.sha256,
-        "recipe": job.recipe.model_dump(mode="json"),
-        "mask": None if job.mask is None else asdict(job.mask),
-        "precision": job.precision,
-        "skips_damage": job.skips_damage,
-        "block": job.layout.block,
+        "program": version("spoco-zoo"),
+        "volumes": [asdict(job.volume) for job in jobs],
+        "stamps": [_stamp(job.volume) for job in jobs],
+        "network": jobs[0].sha256,
+        "recipe": jobs[0].recipe.model_dump(mode="json"),
+        "mask": None if mask is None else [asdict(mask), _stamp(mask)],
+        "precision": wishes.precision,
+        "skips_damage": wishes.skips_damage,
+        "name": wishes.name,
+        "version": wishes.version,
+        "embeddings": [str(path) for path in wishes.embeddings],
+        "results": sorted(str(path) for path in wishes.results),
+        "blocks": [job.layout.block for job in jobs],
+        **asked,
     }
     plain: dict[str, Any] = json.loads(json.dumps(words))
     return plain
+
+
+def _stamp(volume: Volume) -> list[int] | None:
+    """Tell a file or an array from a later one of its name; None where that cannot be told.
+
+    Of a Zarr its metadata are looked at: chunks that were replaced one by one are not seen.
+    """
+    if is_remote(volume.url):
+        return None
+    places = [Path(volume.url)]
+    if volume.stored.kind == "zarr":
+        places = [Path(volume.url) / volume.stored.key / mark for mark in MARKS]
+    for place in places:
+        with suppress(OSError):
+            found = place.stat()
+            return [found.st_size, found.st_mtime_ns]
+    return None

@@ -198,7 +198,7 @@ def run(
         str,
         typer.Option(
             help="What to write, with commas: labels, rois, geojson, table, parquet, overlay; "
-            "of OME-Zarr also embeddings."
+            "of OME-Zarr also embeddings. In blocks the labels are always written."
         ),
     ] = "labels",
     overlay: Annotated[
@@ -220,8 +220,11 @@ def run(
         float | None, typer.Option(help="Least probability of foreground, 0 to 1.")
     ] = None,
     mask: Annotated[
-        Path | None,
-        typer.Option(help="Foreground where not 0: an image, or a folder of equal names."),
+        str | None,
+        typer.Option(
+            help="Foreground where not 0: an image, a folder of equal names, or OME-Zarr (also "
+            "an address)."
+        ),
     ] = None,
     tile: Annotated[
         int | None, typer.Option(help="Pixels a side in the network at once; changes no result.")
@@ -270,7 +273,7 @@ def run(
         scheduler=scheduler,
         scratch=scratch,
         skip_damaged=skip_damaged,
-        mask=None if mask is None else str(mask),
+        mask=mask,
         device=device,
         precision=precision,
         kinds=kinds,

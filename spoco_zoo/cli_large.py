@@ -190,7 +190,7 @@ def _prepare(
 def _show_plan(run: "LargeRun") -> None:
     from rich.table import Table
 
-    from spoco_zoo.large_jobs import tell_plan
+    from spoco_zoo.plan_table import tell_plan
 
     with _ending_in_order("stopped"), console().status("trying one block"), run.pool(1) as pool:
         measured = run.measure(pool)

@@ -219,9 +219,10 @@ def _weighted_medians(
     Rows that nothing is known of (NaN) do not count; where that is all, so is the median.
     """
     medians = np.full(int(groups.max(initial=0)) + 1, np.nan)
-    is_known = ~np.isnan(values).any(axis=1) & (weights > 0)
-    for group in np.unique(groups[is_known]):
-        rows = is_known & (groups == group)
+    known = np.flatnonzero(~np.isnan(values).any(axis=1) & (weights > 0))
+    known = known[np.argsort(groups[known], kind="stable")]
+    found, starts = np.unique(groups[known], return_index=True)
+    for group, rows in zip(found, np.split(known, starts)[1:], strict=True):
         flat = values[rows].ravel()
         order = np.argsort(flat)
         share = np.cumsum(np.repeat(weights[rows], values.shape[1])[order])

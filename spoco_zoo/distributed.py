@@ -24,7 +24,15 @@ from spoco_zoo.blocks import Meeting
 from spoco_zoo.embedding_stores import create_embeddings, finish_embeddings
 from spoco_zoo.errors import OutputError
 from spoco_zoo.files import write_bytes
-from spoco_zoo.joining import AGREEMENT, BOUND, Joining, Numbering
+from spoco_zoo.joining import (
+    AGREEMENT,
+    BOUND,
+    Joining,
+    Numbering,
+    has_keys,
+    read_keys,
+    write_keys,
+)
 from spoco_zoo.label_stores import (
     LabelStore,
     create_labels,
@@ -40,12 +48,14 @@ from spoco_zoo.package import Package, load_package
 from spoco_zoo.recipe import Consistency
 from spoco_zoo.scratch import DamagedFileError, is_whole, read_arrays, write_arrays
 from spoco_zoo.stages import Done, Job
+from spoco_zoo.stores import clean_address, has_group
 from spoco_zoo.volumes import Volume
 from spoco_zoo.workers import Pool
 
 Progress = Callable[[str, int, int], None]  # the step, blocks done and blocks in all
 
 _MOST_REPAIRS = 3
+_STORE = "store.json"  # the handle of the label image, when only names are missing
 _AT_ONCE = 64  # blocks whose measurements are put together
 
 
@@ -107,7 +117,12 @@ def segment_image(
     check_target(volumes, target, wishes)
     folder = work_folder(volumes[0], target, wishes)
     jobs = [plan_job(volume, package, folder / "steps", wishes)[1] for volume in volumes]
-    jobs = _keep_embeddings(begin(jobs, folder, target, wishes), package, wishes)
+    asked = {
+        "target": None if target is None else clean_address(target),
+        # all that is done with what the network gives, and the network's own hash among it
+        "package": package.model_dump(mode="json", exclude={"location"}),
+    }
+    jobs = _keep_embeddings(begin(jobs, folder, asked, wishes), folder, package, wishes)
     store = _open_store(volumes, target, folder, jobs[0].layout.block, wishes)
     peak, told, totals = 0, [], []
     for job in jobs:
@@ -116,7 +131,7 @@ def segment_image(
         peak = max(peak, result.peak_bytes)
         told += result.told
     # once this is written, only names are missing
-    write_bytes(folder / "store.json", dump_store(store), overwrite=True)
+    write_bytes(folder / _STORE, dump_store(store), overwrite=True)
     for job, place in zip(jobs, wishes.embeddings, strict=False):
         if job.embeddings is not None and job.embeddings.exists():
             finish_embeddings(job.embeddings, place, overwrite=wishes.overwrite)
@@ -227,7 +242,7 @@ class _Run:
         self._survey()
         self.do("finding instances", "found", stages.find, blocks)
         self.do("looking at faces", "met", stages.meet, blocks)
-        if not is_whole(self.job.folder / "keys.zip"):
+        if not has_keys(self.job.folder):
             self._join()
         self.do("filling gaps", "filled", stages.fill, blocks)
         if not (is_whole(numbers) and stages.read_numbers(self.job.folder).is_whole()):
@@ -296,18 +311,22 @@ class _Run:
                 joining.add_meeting(number, other, meeting)
         ends = np.stack(lowest)
         is_constant = bool((ends[:, 0].min(axis=0) == ends[:, 1].max(axis=0)).all())
-        keys = {f"keys_{n}": array for n, array in enumerate(joining.finish())}
-        write_arrays(self.job.folder / "keys.zip", keys | {"is_constant": np.array(is_constant)})
+        write_keys(self.job.folder, joining.finish(), is_constant=is_constant)
 
     def _number(self) -> None:
         """Number all instances."""
-        (is_constant,) = read_arrays(self.job.folder / "keys.zip", "is_constant")
+        is_constant = read_keys(self.job.folder).is_constant
         numbering = Numbering(self.job.folder)
         names = ("keys", "firsts", "is_shared")
         for number in range(len(self.job.layout)):
             arrays = read_arrays(stages.path_of(self.job, "filled", number), *names)
             numbering.add_block(dict(zip(names, arrays, strict=True)))
         found = numbering.finish()
+        if found.total > np.iinfo(np.uint32).max:
+            raise OutputError(
+                f"{self.job.volume.url}: has {found.total} instances, and labels of 32 bits count "
+                "to 4294967295: cut the image into parts"
+            )
         write_arrays(
             self.job.folder / "numbers.zip",
             {
@@ -324,14 +343,17 @@ class _Run:
             (self.job.folder / name).unlink(missing_ok=True)
 
 
-def _keep_embeddings(jobs: list[Job], package: Package, wishes: BlockWishes) -> list[Job]:
+def _keep_embeddings(
+    jobs: list[Job], folder: Path, package: Package, wishes: BlockWishes
+) -> list[Job]:
     """Make stores of embeddings where they are wanted and not begun."""
     if not wishes.embeddings:
         return jobs
+    is_done = (folder / _STORE).exists()  # then all blocks were found, and all are in
     kept = []
     for job, target in zip(jobs, wishes.embeddings, strict=True):
         place = target.with_name(f".{target.name}.part")
-        if not place.exists() and not target.exists():
+        if not place.exists() and not is_done:
             # blocks that were found before have none
             shutil.rmtree(job.folder / "found", ignore_errors=True)
             shape = (package.embedding_dim, *job.volume.space)
@@ -364,22 +386,23 @@ def _open_store(
     wishes: BlockWishes,
 ) -> LabelStore:
     """Find the unfinished label image of this work, or make one."""
-    written = folder / "store.json"
+    written = folder / _STORE
     if written.exists():  # an earlier run died between names
-        return load_store(written.read_bytes())
+        store = load_store(written.read_bytes())
+        if store.is_unfinished() or has_group(store.url):
+            return store
+        written.unlink()  # somebody deleted the result
+    chunks = plan_chunks(volumes[0].space, wishes.recipe, block)
     has_begun = any((folder / "steps").glob("**/written/*.zip"))
-    found = None
     if has_begun or not wishes.overwrite:
         found = reopen(target, volumes, name=wishes.name)
-    if found is not None:
-        sides = zip(block, found.chunks, found.shape, strict=True)
-        if all(side % chunk == 0 or side >= n for side, chunk, n in sides):
-            return found
-    chunks = plan_chunks(volumes[0].space, wishes.recipe, wishes.block)
-    for path in (folder / "steps").glob("**/written"):
-        shutil.rmtree(path)  # what was written is gone with its store
-    for path in (folder / "steps").glob("**/level*"):
-        shutil.rmtree(path)
+        if found is not None:
+            sides = zip(block, found.chunks, found.shape, strict=True)
+            if all(side % chunk == 0 or side >= n for side, chunk, n in sides):
+                return found
+    for stage in ("written", "level*"):  # what was written is gone with its store
+        for path in (folder / "steps").glob(f"**/{stage}"):
+            shutil.rmtree(path)
     return create_labels(
         target,
         volumes,

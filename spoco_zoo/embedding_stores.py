@@ -17,6 +17,7 @@ from jaxtyping import Float
 from spoco_zoo.errors import OutputError
 from spoco_zoo.files import refuse_existing
 from spoco_zoo.label_metadata import write_group
+from spoco_zoo.refusals import say_why
 from spoco_zoo.stores import import_zarr, open_store
 from spoco_zoo.tiling import Box
 
@@ -106,7 +107,6 @@ def _opened(place: str, process: int) -> Any:  # noqa: ANN401 - zarr is an extra
 
 
 def _refused(place: Path, error: Exception) -> OutputError:
-    reason = getattr(error, "strerror", None) or str(error)
     return OutputError(
-        f"{place}: cannot be written ({reason}): free space or choose another folder"
+        f"{place}: cannot be written ({say_why(error)}): free space or choose another folder"
     )

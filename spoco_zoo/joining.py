@@ -6,19 +6,23 @@ bytes for each instance, in a file.
 """
 
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from jaxtyping import Int, UInt32
 
 from spoco_zoo.blocks import NOTHING, OPEN, Meeting
 from spoco_zoo.clustering import find_consistent
+from spoco_zoo.files import write_whole
 from spoco_zoo.labels import find_groups
 from spoco_zoo.recipe import Consistency, Recipe
+from spoco_zoo.scratch import DamagedFileError, read_arrays, write_arrays
 
 BOUND = ("groups", "bound_group", "bound_size", "bound_first", "touching")
+_KEYS, _KEYS_TABLE = "keys.part", "keys.zip"
 AGREEMENT = ("agreement", "agreement_group", "agreement_size")
 
 
@@ -81,6 +85,71 @@ class Joining:
         keys = np.where(kept[group], keys, NOTHING)
         for start, stop in zip(self._piece_starts[:-1], self._piece_starts[1:], strict=True):
             yield keys[start:stop]
+
+
+class Keys(NamedTuple):
+    """Keys of the bound pieces of all blocks, one after the other in a file."""
+
+    path: Path
+    starts: Int[np.ndarray, " b"]  # of each block in the file, and the end of the last
+    is_constant: bool  # the image has one value, and no instances
+    checksum: int  # of the file
+
+    def of_block(self, number: int) -> Int[np.ndarray, " n"]:
+        """The keys of one block."""
+        start, stop = self.starts[number : number + 2].tolist()
+        return np.fromfile(self.path, np.int64, stop - start, offset=8 * start)
+
+
+def write_keys(folder: Path, keys: Iterable[Int[np.ndarray, " n"]], *, is_constant: bool) -> None:
+    """Write what `Joining.finish` yields.
+
+    Raises:
+        OutputError: The disk refuses it.
+    """
+    starts = [0]
+
+    def write(file: BinaryIO) -> None:
+        for part in keys:
+            file.write(np.ascontiguousarray(part, np.int64).tobytes())
+            starts.append(starts[-1] + len(part))
+
+    path = folder / _KEYS
+    write_whole(path, write, overwrite=True)
+    words = {
+        "starts": np.array(starts),
+        "is_constant": np.array(is_constant),
+        "checksum": np.array(sum_up(path)),
+    }
+    write_arrays(folder / _KEYS_TABLE, words)
+
+
+def read_keys(folder: Path) -> Keys:
+    """Read where the keys of each block are; each process does so once.
+
+    Raises:
+        DamagedFileError: They have to be found again.
+    """
+    path = folder / _KEYS_TABLE
+    try:
+        return _read_keys(path, path.stat().st_mtime_ns)
+    except OSError as error:
+        raise DamagedFileError(f"{path}: {error}") from error
+
+
+def has_keys(folder: Path) -> bool:
+    """Whether the keys are what was written."""
+    try:
+        found = read_keys(folder)
+    except DamagedFileError:
+        return False
+    return found.path.exists() and sum_up(found.path) == found.checksum
+
+
+@lru_cache(maxsize=2)
+def _read_keys(path: Path, changed: int) -> Keys:
+    starts, is_constant, checksum = read_arrays(path, "starts", "is_constant", "checksum")
+    return Keys(path.with_name(_KEYS), starts, bool(is_constant), int(checksum))
 
 
 def sum_up(path: Path) -> int:

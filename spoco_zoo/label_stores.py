@@ -19,7 +19,6 @@ Where all pixels are 0 no chunk is written.
 import json
 import os
 import re
-import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -33,12 +32,14 @@ from jaxtyping import UInt32
 from spoco_zoo.errors import ImageError, OutputError, SettingError
 from spoco_zoo.label_metadata import Described, create_array, describe, register, write_group
 from spoco_zoo.ngff import read_attributes, read_multiscales
-from spoco_zoo.pyramids import LabelLevel, plan_levels
+from spoco_zoo.pyramids import LabelLevel, check_box, plan_levels
+from spoco_zoo.refusals import say_why
 from spoco_zoo.stores import (
     MARKS,
     clean_address,
     delete,
     find_stamp,
+    follow_link,
     get,
     has_group,
     import_zarr,
@@ -99,7 +100,7 @@ class LabelStore:
             raise
         except Exception as error:  # a backend may raise anything
             raise OutputError(
-                f"{self.part_url}: level {level} cannot be read ({_reason(error)}): look at its "
+                f"{self.part_url}: level {level} cannot be read ({say_why(error)}): look at its "
                 "disk, or add --overwrite to start anew"
             ) from error
         axes = self.described.space
@@ -190,7 +191,7 @@ class LabelStore:
         self, level: int, box: Box, labels: UInt32[np.ndarray, "*space"], time: int | None
     ) -> None:
         plan = self.plan_pyramid()[level]
-        _check_box(plan, box, labels.shape)
+        check_box(plan, box, labels.shape)
         axes = self.described.space
         stored = labels.transpose([axes.index(axis) for axis in sorted(axes)])
         try:
@@ -217,11 +218,11 @@ class LabelStore:
         for left in part.rglob("*.partial"):  # what a killed worker was writing
             left.unlink(missing_ok=True)
         old = target.with_name(f".{target.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
-        if target.exists():
+        delete(str(old))
+        if os.path.lexists(target):  # a link within a store may lead nowhere
             target.rename(old)
         part.rename(target)
-        shutil.rmtree(old, ignore_errors=True)
+        delete(str(old))
 
 
 def create_labels(
@@ -358,7 +359,7 @@ def _plan(
         version = "0.5" if read_multiscales(home).zarr_format == 3 else "0.4"
         url = join(home, "labels", name)
     else:
-        url = clean_address(target)
+        url = follow_link(clean_address(target))
     folder, _, last = url.rpartition("/")
     part = url if is_remote(url) else join(folder, f".{last}.part")
     n_times = None if first.stored.time_axis is None else len(volumes)
@@ -375,24 +376,6 @@ def _plan(
         replaces=False,
         described=describe(first, url, home),
     )
-
-
-def _check_box(level: LabelLevel, box: Box, shape: tuple[int, ...]) -> None:
-    """Refuse a box that another writer may touch too, and labels of another size.
-
-    Raises:
-        SettingError: It is such a box.
-    """
-    is_whole = all(
-        0 <= b.start < b.stop <= n and b.start % c == 0 and (b.stop % c == 0 or b.stop == n)
-        for b, c, n in zip(box, level.chunks, level.shape, strict=True)
-    )
-    if not is_whole or shape != tuple(b.stop - b.start for b in box):
-        sides = ", ".join(f"{b.start} to {b.stop}" for b in box)
-        raise SettingError(
-            f"labels of shape {shape} cannot be written to {sides}: expected whole chunks of "
-            f"{level.chunks} in {level.shape}"
-        )
 
 
 def _refuse_existing(store: LabelStore) -> None:
@@ -441,10 +424,5 @@ def _opened(url: str, level: int, stamp: object, process: int) -> Any:  # noqa: 
 
 def _refused(url: str, error: Exception) -> OutputError:
     return OutputError(
-        f"{url}: cannot be written ({_reason(error)}): free space or choose another place"
+        f"{url}: cannot be written ({say_why(error)}): free space or choose another place"
     )
-
-
-def _reason(error: Exception) -> str:
-    told = getattr(error, "strerror", None) or str(error)
-    return told.splitlines()[0] if told else type(error).__name__

@@ -5,6 +5,7 @@
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -12,9 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
 
-import numpy as np
-
-from spoco_zoo.block_jobs import BlockWishes, has_begun, plan_job, work_folder
+from spoco_zoo.block_jobs import BlockWishes, alone, has_begun, plan_job, work_folder
 from spoco_zoo.distributed import (
     Measured,
     Progress,
@@ -71,6 +70,14 @@ class ImageJob:
     target: str | None  # None for the store of the image
     beside: Path | None  # the label TIFF that other results lie beside, had it been written
 
+    def name_besides(self) -> list[Path]:
+        """Say the label TIFF, written or not, of each point in time; none without `beside`."""
+        if self.beside is None:
+            return []
+        stem = self.beside.stem
+        names = [stem + ("" if v.time is None else f"_t{v.time:04}") for v in self.volumes]
+        return [self.beside.with_name(f"{name}.tif") for name in names]
+
 
 def is_large(inputs: Sequence[str], out: str | None, *, into: bool) -> bool:
     """Whether to work in blocks: for OME-Zarr, addresses, and where OME-Zarr is asked for."""
@@ -104,14 +111,24 @@ def list_jobs(
     images = group_images(volumes)
     _check_out(out, len(images), wishes)
     jobs = [_place(image, out, wishes) for image in images]
-    if not wishes.into:
-        targets = [job.target for job in jobs]
-        twice = next((target for target in targets if targets.count(target) > 1), None)
-        if twice is not None:
-            raise SettingError(
-                f"two images would both be written to {twice}: run them into separate folders"
-            )
+    _check_twice(jobs, wishes)
     return jobs
+
+
+def _check_twice(jobs: list[ImageJob], wishes: LargeWishes) -> None:
+    """Refuse two images whose results would have one name."""
+    targets = Counter(job.target for job in jobs if job.target is not None)
+    if target := next((target for target, count in targets.items() if count > 1), None):
+        raise SettingError(
+            f"two images would both be written to {target}: run them into separate folders"
+        )
+    besides = Counter(path for job in jobs for path in job.name_besides())
+    path = next((path for path, count in besides.items() if count > 1), None)
+    if path is not None and set(wishes.kinds) != {"labels"}:
+        raise SettingError(
+            f"two images are called {path.stem}, and --save would write both to the same "
+            f"files in {path.parent}: run them into separate folders"
+        )
 
 
 def _check_out(out: str | None, images: int, wishes: LargeWishes) -> None:
@@ -239,6 +256,11 @@ class LargeRun:
             self.workers -= 1
             memory = read_memory(None, self.workers)
         masks = [] if wishes.mask is None else open_volumes(wishes.mask, package.n_axes)
+        if masks and masks[0].shape[0] != 1:
+            raise ImageError(
+                f"{wishes.mask}: has {masks[0].shape[0]} channels: expected a mask of one channel, "
+                "which is foreground where it is not 0"
+            )
         for volume in (volume for job in jobs for volume in job.volumes if masks):
             if len(masks) != 1 or masks[0].space != volume.space:
                 raise ImageError(
@@ -321,12 +343,19 @@ class LargeRun:
         Raises:
             SpocoZooError: It cannot be done; the same command goes on later.
         """
+        with alone(work_folder(job.volumes[0], job.target, self.plan)):
+            return self._run(job, pool, progress)
+
+    def _run(self, job: ImageJob, pool: Pool, progress: Progress) -> Segmented:
         self.check(job)
         files = self._name_files(job)
-        folder = work_folder(job.volumes[0], job.target, self.plan)
-        overwrite = self.wishes.overwrite or has_begun(folder)
+        # that these were free, or may be replaced, was found out when the work was begun
+        overwrite = self.wishes.overwrite or has_begun(
+            work_folder(job.volumes[0], job.target, self.plan)
+        )
+        results = tuple(path for named in files for path in named.values())
         places = tuple(named.pop("embeddings") for named in files if "embeddings" in named)
-        plan = replace(self.plan, embeddings=places)
+        plan = replace(self.plan, embeddings=places, results=results)
         done = segment_image(job.volumes, self.package, job.target, plan, pool, progress)
         for part, named in zip(done.jobs, files, strict=True):
             found = None
@@ -343,11 +372,7 @@ class LargeRun:
         kinds = [kind for kind in self.wishes.kinds if kind != "labels"]
         if job.beside is None or not kinds:
             return [{} for _ in job.volumes]
-        names = [
-            job.beside.stem + ("" if volume.time is None else f"_t{volume.time:04}")
-            for volume in job.volumes
-        ]
-        return [name_files(job.beside.with_name(f"{name}.tif"), kinds) for name in names]
+        return [name_files(path, kinds) for path in job.name_besides()]
 
     def _most_blocks(self) -> int:
         """Blocks of the image that has most."""
@@ -361,63 +386,6 @@ class LargeRun:
         return pixels <= 1 << 24
 
 
-def tell_plan(run: LargeRun, measured: Measured, workers: int) -> list[tuple[str, str]]:
-    """Say what a run by so many workers will take, by the block that was tried."""
-    job, first = measured.job, measured.job.volume
-    volumes = [volume for image in run.jobs for volume in image.volumes]
-    counts = [
-        math.prod(math.ceil(n / b) for n, b in zip(v.space, job.layout.block, strict=True))
-        for v in volumes
-    ]
-    # workers wait for each other at the end of each point in time
-    turns = sum(math.ceil(count / workers) for count in counts) / sum(counts)
-    tried = job.layout.box(_middle(job.layout.counts))
-    more = sum(math.prod(v.space) for v in volumes) / math.prod(s.stop - s.start for s in tried)
-    raw = sum(math.prod(v.shape) * np.dtype(v.dtype).itemsize for v in volumes)
-    # what is found is kept until the end, then filled, then written
-    times = "" if len(volumes) == len(run.jobs) else f" at {len(volumes)} points in time"
-    disk = 3 * measured.disk_bytes * more
-    gpu = "not told by its driver" if measured.gpu_bytes is None else _size(measured.gpu_bytes)
-    return [
-        ("image", first.url if len(run.jobs) == 1 else f"{first.url} and {len(run.jobs) - 1} more"),
-        ("pixels", f"{_sides(first.space)}, {first.dtype}; {_size(raw)}{times}"),
-        ("blocks", f"{sum(counts)} of {_sides(job.layout.block)}"),
-        ("clustered at once", _sides(job.inner)),
-        ("in the network at once", _sides(job.tile or job.inner)),
-        ("workers", f"{workers} on {run.device}, threads in each: {job.threads}"),
-        ("memory", f"{_size(measured.peak_bytes)} at most in each worker, measured on one block"),
-        *([("GPU memory", f"{gpu} for each worker")] if run.device == "cuda" else []),
-        ("disk", f"about {_size(disk)} while it works, {_size(disk / 3)} at the end"),
-        (
-            "time",
-            f"about {_clock(measured.seconds * more * turns)}, of which the network takes "
-            f"{measured.network_s / max(measured.seconds, 1e-9):.0%}",
-        ),
-    ]
-
-
-def _sides(sizes: Sequence[int]) -> str:
-    return " x ".join(map(str, sizes))
-
-
-def _size(count: int | float) -> str:
-    if count < 1e5:
-        return f"{count / 1e3:.1f} kB"
-    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
-
-
 def _free_on_gpu() -> int | None:
     gpus, _ = read_gpus()
     return gpus[0].free_bytes if gpus else None
-
-
-def _middle(counts: Sequence[int]) -> int:
-    return int(np.ravel_multi_index([count // 2 for count in counts], counts))
-
-
-def _clock(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"

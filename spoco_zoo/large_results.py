@@ -17,6 +17,7 @@ from spoco_zoo.results import write_objects
 from spoco_zoo.volumes import Volume
 
 _MOST_SIDE = 2048  # pixels of the longest side of an overlay
+_MOST_PIXELS = 1 << 22  # of the image that are read at once for it
 
 
 def write_large_results(
@@ -96,12 +97,13 @@ def _draw(volume: Volume, labels: StoredLabels) -> np.ndarray:
 def _thin_slice(
     volume: Volume, labels: StoredLabels, z: int | None, step: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Read every so many pixels of an image or of a slice, some rows at a time."""
+    """Read every so many pixels of an image or of a slice, so many rows at a time as fit."""
     *_, height, width = volume.space
     place = () if z is None else (slice(z, z + 1),)
+    rows = max(_MOST_PIXELS // (width * step), 1) * step
     image, ids = [], []
-    for row in range(0, height, 1024 * step):
-        box = (*place, slice(row, min(row + 1024 * step, height)), slice(0, width))
+    for row in range(0, height, rows):
+        box = (*place, slice(row, min(row + rows, height)), slice(0, width))
         image.append(volume.read(box)[..., ::step, ::step])
         ids.append(labels[box][..., ::step, ::step])
     return np.concatenate(image, axis=-2), np.concatenate(ids, axis=-2)

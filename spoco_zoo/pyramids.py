@@ -10,6 +10,7 @@ from itertools import product
 
 import numpy as np
 
+from spoco_zoo.errors import SettingError
 from spoco_zoo.tiling import Box
 
 _SMALLEST = 256  # pixels: a level whose axes are all at most so long needs no coarser one
@@ -31,6 +32,24 @@ class LabelLevel:
             tuple(slice(a, min(a + c, n)) for a, (c, n) in zip(start, sides, strict=True))
             for start in product(*starts)
         ]
+
+
+def check_box(level: LabelLevel, box: Box, shape: tuple[int, ...]) -> None:
+    """Refuse a box that another writer may touch too, and labels of another size.
+
+    Raises:
+        SettingError: It is such a box.
+    """
+    is_whole = all(
+        0 <= b.start < b.stop <= n and b.start % c == 0 and (b.stop % c == 0 or b.stop == n)
+        for b, c, n in zip(box, level.chunks, level.shape, strict=True)
+    )
+    if not is_whole or shape != tuple(b.stop - b.start for b in box):
+        sides = ", ".join(f"{b.start} to {b.stop}" for b in box)
+        raise SettingError(
+            f"labels of shape {shape} cannot be written to {sides}: expected whole chunks of "
+            f"{level.chunks} in {level.shape}"
+        )
 
 
 def plan_levels(

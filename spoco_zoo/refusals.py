@@ -68,3 +68,9 @@ def _models_in(annotation: Any) -> set[type[BaseModel]]:  # noqa: ANN401 - walks
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return {annotation}
     return {model for part in get_args(annotation) for model in _models_in(part)}
+
+
+def say_why(error: Exception) -> str:
+    """Say in a line why something outside failed: a disk, a server, a decoder."""
+    told = getattr(error, "strerror", None) or str(error)
+    return str(told).splitlines()[0] if told else type(error).__name__

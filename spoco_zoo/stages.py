@@ -32,7 +32,7 @@ from spoco_zoo.embedding_stores import write_embeddings
 from spoco_zoo.errors import PackageError
 from spoco_zoo.images import check_finite
 from spoco_zoo.intensities import Question
-from spoco_zoo.joining import Numbers
+from spoco_zoo.joining import Numbers, read_keys
 from spoco_zoo.label_stores import LabelStore
 from spoco_zoo.labels import look_up
 from spoco_zoo.layout import Layout
@@ -47,6 +47,7 @@ from spoco_zoo.tiling import Box, Tile, inner_box
 from spoco_zoo.volumes import Volume
 
 _LEAST_TILE = 16  # pixels a side, below which nothing is gained
+_FAR = 4  # times the usual size that a part of the survey may have, to be of whole chunks
 
 
 @dataclass(frozen=True)
@@ -90,12 +91,13 @@ def plan_survey(job: Job) -> list[Box]:
     """Cut the image into parts with whole rows, of some tens of megabytes and whole chunks."""
     space, chunks = job.volume.space, job.volume.chunks
     most = (1 << 26) // (job.volume.shape[0] * np.dtype(job.volume.dtype).itemsize)
-    sizes = list(space)
-    is_fine = math.prod(chunks) <= most  # else no part is a whole chunk, as in a TIFF of one strip
-    for axis in range(len(space) - 1):
-        fits = max(most * sizes[axis] // math.prod(sizes), 1)
-        least = chunks[axis] if is_fine else min(chunks[axis], fits)
-        sizes[axis] = min(max(fits // chunks[axis] * chunks[axis], least), space[axis])
+    sizes = [*chunks[:-1], space[-1]]
+    # a large shard, or a TIFF of one strip; of shards, halves mostly are whole chunks again
+    while math.prod(sizes) > _FAR * most and max(sizes[:-1]) > 1:
+        axis = sizes.index(max(sizes[:-1]))
+        sizes[axis] = -(-sizes[axis] // 2)
+    for axis in reversed(range(len(space) - 1)):
+        sizes[axis] = min(sizes[axis] * max(most // math.prod(sizes), 1), space[axis])
     return Layout(space, tuple(sizes)).boxes()
 
 
@@ -177,12 +179,8 @@ def fill(job: Job, number: int, attempt: int) -> Done:
     """Give undecided pixels of a block to neighbours."""
     start, path = time.monotonic(), path_of(job, "filled", number)
     if not is_whole(path):
-
-        def load_keys(block: int) -> np.ndarray:
-            (keys,) = read_arrays(job.folder / "keys.zip", f"keys_{block}")
-            return keys
-
-        write_arrays(path, fill_block(_loader(job), load_keys, job.recipe, job.layout, number))
+        keys = read_keys(job.folder)
+        write_arrays(path, fill_block(_loader(job), keys.of_block, job.recipe, job.layout, number))
     return Done(time.monotonic() - start, peak_bytes=peak_bytes())
 
 
@@ -261,13 +259,18 @@ def read_numbers(folder: Path) -> Numbers:
     Raises:
         DamagedFileError: They have to be found again.
     """
+    path = folder / "numbers.zip"
+    try:
+        return _read_numbers(path, path.stat().st_mtime_ns)
+    except OSError as error:
+        raise DamagedFileError(f"{path}: {error}") from error
+
+
+@lru_cache(maxsize=2)
+def _read_numbers(path: Path, changed: int) -> Numbers:
     names = ("total", "keys", "firsts", "checksum")
-    total, keys, firsts, checksum = read_arrays(folder / "numbers.zip", *names)
-    numbers = Numbers(folder / "firsts.part", int(total), keys, firsts, int(checksum))
-    # of what is in the file the driver has made sure
-    if total and not (numbers.path.exists() and numbers.path.stat().st_size == 8 * total):
-        raise DamagedFileError(f"{numbers.path}: is not what was written")
-    return numbers
+    total, keys, firsts, checksum = read_arrays(path, *names)
+    return Numbers(path.with_name("firsts.part"), int(total), keys, firsts, int(checksum))
 
 
 class Excerpt:

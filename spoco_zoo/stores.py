@@ -4,6 +4,7 @@ What the files mean is nobody's business here. zarr and fsspec are an extra and 
 store is opened.
 """
 
+import os
 import re
 import shutil
 from collections.abc import Callable, Sequence
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from spoco_zoo.errors import ImageError, MissingExtraError
+from spoco_zoo.errors import ImageError, MissingExtraError, SettingError
 
 T = TypeVar("T")
 
@@ -29,6 +30,20 @@ def clean_address(url: str | Path) -> str:
     if text.startswith("file://"):
         text = unquote(urlsplit(text).path)
     return text.rstrip("/") if is_remote(text) else str(Path(text).absolute())
+
+
+def follow_link(url: str) -> str:
+    """Where a link leads that is given as a place to write: it is kept, its goal replaced.
+
+    Raises:
+        SettingError: It leads to itself.
+    """
+    if is_remote(url) or not os.path.islink(url):
+        return url
+    goal = os.path.realpath(url)
+    if os.path.islink(goal):
+        raise SettingError(f"{url}: is a link that leads to itself: give another place")
+    return goal
 
 
 def is_remote(url: str) -> bool:
@@ -138,9 +153,11 @@ def put(url: str, key: str, content: bytes) -> None:
 
 
 def delete(url: str, key: str | None = None) -> None:
-    """Delete one file of a store, or all of it; nothing where it is not there."""
+    """Delete one file of a store, or all of it, of a link only the link; or nothing is there."""
     if not is_remote(url):
-        if key is None:
+        if key is None and os.path.islink(url):
+            os.unlink(url)
+        elif key is None:
             shutil.rmtree(url, ignore_errors=True)
         else:
             Path(url, key).unlink(missing_ok=True)

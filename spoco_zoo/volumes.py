@@ -9,6 +9,7 @@ takes a pass over all of them, and label images to write (`label_stores`).
 """
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ from spoco_zoo.images import known_scale, stem_of
 from spoco_zoo.large_tiffs import SUFFIXES as TIFF_SUFFIXES
 from spoco_zoo.large_tiffs import open_tiff, read_head
 from spoco_zoo.ngff import list_images, open_array, read_multiscales
+from spoco_zoo.refusals import say_why
 from spoco_zoo.stores import MARKS, clean_address, find_stamp, is_remote, join
 from spoco_zoo.tiling import Box, inner_box
 
@@ -171,7 +173,7 @@ class Volume:
             file = join(self.url, self.stored.key, array.metadata.encode_chunk_key(tuple(at)))
         return (
             f"{file}: chunk {piece.chunk}, of pixels {tuple(start)} to {tuple(stop)}, cannot be "
-            f"decoded ({_reason(error)}): copy it again, or choose to skip such chunks"
+            f"decoded ({say_why(error)}): copy it again, or choose to skip such chunks"
         )
 
     def _stamp(self) -> object:
@@ -191,7 +193,7 @@ class Volume:
         return stamp
 
     def _unreadable(self, error: Exception) -> str:
-        return f"{self.url}: cannot be read ({_reason(error)}): look at its disk or server"
+        return f"{self.url}: cannot be read ({say_why(error)}): look at its disk or server"
 
 
 @dataclass(frozen=True)
@@ -242,7 +244,15 @@ def open_volumes(
 
 
 def group_images(volumes: Sequence[Volume]) -> list[list[Volume]]:
-    """Put the points in time of an image together."""
+    """Put the points in time of an image together.
+
+    Raises:
+        ImageError: An image is there twice, as where it is given beside its plate.
+    """
+    counts = Counter((volume.url, volume.time) for volume in volumes)
+    for (url, _), count in counts.items():
+        if count > 1:
+            raise ImageError(f"{url}: is among the inputs {count} times: expected each image once")
     return [list(group) for _, group in groupby(volumes, key=lambda volume: volume.url)]
 
 
@@ -382,7 +392,3 @@ def _over_time(
 def _opened(url: str, kind: str, key: str, stamp: object, process: int) -> Any:  # noqa: ANN401
     # by process, since a file opened before a fork must not be read after it
     return open_array(url, key) if kind == "zarr" else open_tiff(url, int(key))
-
-
-def _reason(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -96,6 +96,7 @@ class Cluster:
 
         _hush()
         stack = ExitStack()
+        stack.enter_context(_hushed_tracker())
         # a step whose worker died is given away here, where it is known to be tried smaller
         words = {
             "distributed.scheduler.allowed-failures": 0,
@@ -104,6 +105,7 @@ class Cluster:
             "distributed.worker.memory.pause": False,
             "distributed.worker.profile.enabled": False,  # it looks at every stack 100 times a s
             "distributed.admin.system-monitor.interval": "5s",
+            "temporary-directory": str(folder),  # of the scheduler, which is here
             # by default Dask makes workers give all memory back at once, and the system must clear
             # it again for every window: half of the time of clustering
             "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 1 << 28,
@@ -319,6 +321,21 @@ def _import_distributed() -> Any:  # noqa: ANN401 - an extra
             "large images need dask and zarr: pip install 'spoco-zoo[volumes]'"
         ) from error
     return distributed
+
+
+@contextmanager
+def _hushed_tracker() -> Iterator[None]:
+    """Let Python's own process that cleans up after workers do so without a warning."""
+    before = os.environ.get("PYTHONWARNINGS")
+    told = "ignore:resource_tracker:UserWarning"
+    os.environ["PYTHONWARNINGS"] = told if before is None else f"{before},{told}"
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop("PYTHONWARNINGS", None)
+        else:
+            os.environ["PYTHONWARNINGS"] = before
 
 
 def _hush() -> None:

@@ -1,6 +1,7 @@
 """Work on a large image as it is begun: where it lies, and who may go on with it."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 zarr = pytest.importorskip("zarr")
 
-from spoco_zoo.block_jobs import BlockWishes, begin, plan_job, work_folder
+from spoco_zoo.block_jobs import BlockWishes, alone, begin, plan_job, work_folder
 from spoco_zoo.errors import OutputError, SettingError
 from spoco_zoo.recipe import Recipe
 from spoco_zoo.volumes import open_volumes
@@ -31,8 +32,11 @@ def test_work_lies_beside_its_result(volume, tmp_path):
     assert work_folder(volume, f"{out}/", WISHES) == tmp_path / "out" / ".b.ome.zarr.work"
     assert work_folder(volume, None, WISHES) == tmp_path / ".a.instances.work"
     named = replace(WISHES, scratch=tmp_path / "fast", name="cells")
-    assert work_folder(volume, None, named) == tmp_path / "fast" / ".a.cells.work"
-    assert work_folder(volume, "s3://x/b.zarr", named) == tmp_path / "fast" / ".b.zarr.work"
+    places = [work_folder(volume, out, named) for out in (None, "s3://x/b.zarr", "s3://y/b.zarr")]
+    assert {place.parent for place in places} == {tmp_path / "fast"}
+    assert len(set(places)) == 3  # of one name, at different addresses
+    assert places[0].name.startswith(".a.cells-")
+    assert places[0].name.endswith(".work")
 
 
 def test_work_for_a_server_needs_a_folder_here(volume):
@@ -51,7 +55,7 @@ def plan(volume, load_tiny, folder, **changes):
 
 
 def test_what_does_not_decide_a_result_may_change(volume, load_tiny, tmp_path):
-    folder, out = tmp_path / "work", tmp_path / "b.zarr"
+    folder, out = tmp_path / "work", {"target": "b.zarr"}
     job, wishes = plan(volume, load_tiny, folder, block=(32, 48))
     (begun,) = begin([job], folder, out, wishes)
     assert begun == job
@@ -77,16 +81,19 @@ def test_what_does_not_decide_a_result_may_change(volume, load_tiny, tmp_path):
         {"recipe": RECIPE.model_copy(update={"min_size": 3})},
         {"precision": "float16"},
         {"target": "c.zarr"},
+        {"name": "cells"},
+        {"embeddings": (Path("e.zarr"),)},
+        {"results": (Path("a.csv"),)},
     ],
     ids=str,
 )
 def test_what_decides_a_result_may_not(volume, load_tiny, tmp_path, changes):
     folder = tmp_path / "work"
     job, wishes = plan(volume, load_tiny, folder, block=(48, 48))
-    begin([job], folder, tmp_path / "b.zarr", wishes)
+    begin([job], folder, {"target": "b.zarr"}, wishes)
     (folder / "mine").touch()
     words = {"block": (48, 48)} | changes
-    out = tmp_path / words.pop("target", "b.zarr")
+    out = {"target": words.pop("target", "b.zarr")}
     job, wishes = plan(volume, load_tiny, folder, **words)
     with pytest.raises(OutputError) as error:
         begin([job], folder, out, wishes)
@@ -106,14 +113,37 @@ def test_what_cannot_be_read_is_work_of_others(volume, load_tiny, tmp_path, cont
     (folder / "job.json").write_text(content)
     job, wishes = plan(volume, load_tiny, folder)
     with pytest.raises(OutputError):
-        begin([job], folder, tmp_path / "b.zarr", wishes)
+        begin([job], folder, {}, wishes)
 
 
 def test_a_folder_that_says_nothing_is_cleared(volume, load_tiny, tmp_path):
     folder = tmp_path / "work"
     (folder / "steps").mkdir(parents=True)
     job, wishes = plan(volume, load_tiny, folder)
-    assert begin([job], folder, tmp_path / "b.zarr", wishes) == [job]
+    assert begin([job], folder, {}, wishes) == [job]
     assert [p.name for p in Path(folder).iterdir()] == ["job.json"]
-    (told,) = json.loads((folder / "job.json").read_text())
-    assert told["volume"]["url"] == volume.url
+    told = json.loads((folder / "job.json").read_text())
+    assert [words["url"] for words in told["volumes"]] == [volume.url]
+
+
+def test_another_image_of_that_name_is_told_apart(volume, crowd, write_ngff, load_tiny, tmp_path):
+    folder = tmp_path / "work"
+    job, wishes = plan(volume, load_tiny, folder)
+    begin([job], folder, {}, wishes)
+    shutil.rmtree(tmp_path / "a.ome.zarr")
+    write_ngff(tmp_path / "a.ome.zarr", crowd(70, 90), "yx")
+    with pytest.raises(OutputError):
+        begin([job], folder, {}, wishes)
+
+
+def test_two_runs_do_not_work_on_one_result(tmp_path):
+    folder = tmp_path / "deep" / ".b.work"
+    with alone(folder):
+        with pytest.raises(OutputError) as error, alone(folder):
+            pass
+        assert str(error.value) == (
+            f"{folder}: another run is working on this result: wait until it has ended"
+        )
+    with alone(folder):
+        pass
+    assert list(folder.parent.iterdir()) == []

@@ -188,6 +188,16 @@ def test_a_mask_says_what_is_foreground(run_small, image, crowd, write_ngff, tmp
         run_small(image, tmp_path / "c.ome.zarr", "--mask", wrong),
         f"{wrong}: has shape (39, 55): expected one mask of the shape of the image, (40, 55)",
     )
+    many = write_ngff(tmp_path / "many.ome.zarr", np.stack([mask] * 2), "cyx")
+    assert_is_error(
+        run_small(image, tmp_path / "c.ome.zarr", "--mask", many),
+        f"{many}: has 2 channels: expected a mask of one channel, which is foreground where it is "
+        "not 0",
+    )
+    shutil.copytree(place, tmp_path / "server" / "mask.ome.zarr")
+    address = f"local://{tmp_path}/server/mask.ome.zarr"  # two slashes, as a path has not
+    assert run_small(image, tmp_path / "d.ome.zarr", "--mask", address).code == 0
+    assert (read(tmp_path / "d.ome.zarr") == found).all()
 
 
 @pytest.mark.parametrize("kind", ["package", "volume"])

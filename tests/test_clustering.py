@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from spoco_zoo.clustering import Canvas, cluster, plan_blocks
+from spoco_zoo.clustering import Canvas, cluster, find_consistent, plan_blocks
 from spoco_zoo.errors import SettingError
 from spoco_zoo.foreground import Head, find_core, find_foreground
 from spoco_zoo.fragments import cluster_block
@@ -492,6 +492,42 @@ def test_consistency_is_as_strict_as_its_threshold(stripes, of_values, run):
     for threshold, kept in ((0.0, 2), (0.5, 2), (0.59, 2), (0.61, 1), (1.0, 1)):
         labels = run(truth, f, Consistency(iou_threshold=threshold, anchors=999), g)
         assert labels.max() == kept
+
+
+def median_of(values, weights):
+    """The median of all pixels, written out one by one."""
+    flat = np.sort(np.repeat(values, weights, axis=0).ravel())
+    return flat[(len(flat) + 1) // 2 - 1] if len(flat) else np.nan
+
+
+def test_a_group_is_judged_by_the_median_of_its_pixels():
+    generator = np.random.default_rng(0)
+    agreement = generator.random((300, 3))
+    agreement[generator.random(300) < 0.3, 1] = np.nan  # of these rows nothing is known
+    sizes = generator.integers(0, 9, 300)
+    groups = generator.integers(0, 90, 300).astype(np.uint32)
+    is_known = ~np.isnan(agreement).any(axis=1)
+    for threshold in (0.3, 0.5, 0.7):
+        settings = Consistency(iou_threshold=threshold)
+        is_good = find_consistent(agreement, sizes, groups, settings)
+        assert len(is_good) == groups.max() + 1
+        for group, answer in enumerate(is_good):
+            rows = is_known & (groups == group)
+            assert answer == (not median_of(agreement[rows], sizes[rows]) < threshold)
+    nothing = np.zeros(0)
+    none = find_consistent(
+        np.zeros((0, 3)), nothing.astype(int), nothing.astype(np.uint32), settings
+    )
+    assert none.tolist() == [True]
+
+
+def test_many_groups_are_judged_in_the_time_of_their_number():
+    count = 16_000
+    agreement = np.random.default_rng(0).random((3 * count, 2))
+    groups = np.tile(np.arange(count, dtype=np.uint32), 3)
+    start = time.monotonic()
+    find_consistent(agreement, np.ones(3 * count, int), groups, Consistency())
+    assert time.monotonic() - start < 1  # one look at all clusters for each group took much longer
 
 
 def test_what_lies_on_another_piece_of_foreground_is_no_rival(run):

@@ -263,6 +263,56 @@ def test_labels_are_replaced_only_if_that_is_said_and_then_at_the_end(tmp_path):
     assert sorted(os.listdir(f"{image}/labels")) == [".zattrs", ".zgroup", "instances"]
 
 
+def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path):
+    volumes = open_volumes(write_image(tmp_path / "a.zarr", (20, 30), "yx"), 2)
+    goal, link = tmp_path / "disk" / "b.zarr", tmp_path / "b.zarr"
+    link.symlink_to(goal)  # there is nothing yet
+    for n, highest in enumerate((5, 9)):
+        labels = some_labels((20, 30), highest)
+        store = create_labels(link, volumes, chunks=(16, 16), overwrite=n > 0)
+        assert reopen(link, volumes) == store
+        write_all(store, labels)
+        store.finish(highest)
+        assert link.is_symlink()
+        assert (zarr.open_group(str(link), mode="r")["0"][...] == labels).all()
+        assert [path.name for path in goal.parent.iterdir()] == ["b.zarr"]
+    with pytest.raises(OutputError) as error:
+        create_labels(link, volumes, chunks=(16, 16))
+    assert str(error.value) == (f"{goal}: exists already: choose another name or add --overwrite")
+
+
+def test_a_link_that_leads_to_itself_is_refused(tmp_path):
+    volumes = open_volumes(write_image(tmp_path / "a.zarr", (20, 30), "yx"), 2)
+    link = tmp_path / "b.zarr"
+    link.symlink_to(link)
+    with pytest.raises(SettingError) as error:
+        create_labels(link, volumes, chunks=(16, 16))
+    assert str(error.value) == f"{link}: is a link that leads to itself: give another place"
+
+
+def test_a_link_within_a_store_gives_way_to_the_labels(tmp_path):
+    url = write_image(tmp_path / "a.zarr", (20, 30), "yx")
+    volumes = open_volumes(url, 2)
+    place = Path(url) / "labels" / "instances"
+    for goal in ("elsewhere", "nowhere"):
+        shutil.rmtree(place.parent, ignore_errors=True)
+        kept = tmp_path / "elsewhere"
+        if goal == "elsewhere":
+            store = create_labels(kept, volumes, chunks=(16, 16))
+            write_all(store, some_labels((20, 30)))
+            store.finish(9)
+        place.parent.mkdir()
+        place.symlink_to(tmp_path / goal)
+        store = create_labels(None, volumes, chunks=(16, 16), overwrite=True)
+        labels = some_labels((20, 30), 5)
+        write_all(store, labels)
+        store.finish(5)
+        assert not place.is_symlink()
+        assert (zarr.open_group(str(place), mode="r")["0"][...] == labels).all()
+        assert sorted(p.name for p in place.parent.iterdir() if "old" in p.name) == []
+        assert (kept / "0").is_dir()
+
+
 def test_what_is_no_label_image_is_never_replaced(tmp_path):
     image = write_image(tmp_path / "a.zarr", (64, 64), "yx")
     (tmp_path / "thesis").mkdir()

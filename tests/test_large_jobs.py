@@ -1,5 +1,6 @@
 """Large inputs: where results go, and what is asked for in words."""
 
+import numpy as np
 import pytest
 
 # ruff: noqa: E402 - without zarr the file ends at the line that asks for it
@@ -107,6 +108,27 @@ def test_two_results_never_share_a_place(images, load_tiny, tmp_path):
     )
 
 
+def test_tables_of_two_images_never_share_a_place(images, load_tiny, write_ngff, crowd, tmp_path):
+    package, out = load_tiny("package"), str(tmp_path / "out")
+    both = ("labels", "table")
+    with pytest.raises(SettingError) as error:
+        list_jobs(images, out, package, LargeWishes(into=True, kinds=both))
+    assert str(error.value) == (
+        f"two images are called a, and --save would write both to the same files in {out}: "
+        "run them into separate folders"
+    )
+    assert len(list_jobs(images, out, package, LargeWishes(into=True))) == 3
+    # a point in time may have the name of another image
+    movie = write_ngff(tmp_path / "m.zarr", np.stack([crowd(20, 30)] * 2), "tyx")
+    still = write_ngff(tmp_path / "m_t0001.zarr", crowd(20, 30), "yx")
+    with pytest.raises(SettingError) as error:
+        list_jobs([str(movie), str(still)], out, package, LargeWishes(kinds=both))
+    assert str(error.value) == (
+        f"two images are called m_t0001, and --save would write both to the same files in {out}: "
+        "run them into separate folders"
+    )
+
+
 @pytest.mark.parametrize(
     ("out", "wishes", "sentence"),
     [
@@ -129,8 +151,14 @@ def test_two_results_never_share_a_place(images, load_tiny, tmp_path):
             "--save asks for more than labels, and --out is s3://x/out: expected a folder of this "
             "machine, as only labels go to a server",
         ),
+        (
+            "memory://x/y.ome.zarr",
+            {"kinds": ("labels", "table")},
+            "--save asks for more than labels, and --out is memory://x/y.ome.zarr: expected a "
+            "folder of this machine, as only labels go to a server",
+        ),
     ],
-    ids=["nowhere", "into", "many", "server"],
+    ids=["nowhere", "into", "many", "server", "store on a server"],
 )
 def test_results_without_a_place_are_refused(images, load_tiny, out, wishes, sentence):
     with pytest.raises(SettingError) as error:

@@ -13,6 +13,7 @@ zarr = pytest.importorskip("zarr")
 from spoco_zoo import stages
 from spoco_zoo.block_jobs import BlockWishes, plan_job
 from spoco_zoo.errors import PackageError
+from spoco_zoo.layout import Layout
 from spoco_zoo.normalization import fit_affine
 from spoco_zoo.package import load_package
 from spoco_zoo.scratch import read_arrays
@@ -97,6 +98,46 @@ def test_parts_of_the_survey_are_the_image_once(make_job, kind):
     assert len(boxes) > 10
     assert all(s.start % 64 == 0 for box in boxes for s in box)
     assert max(np.prod([s.stop - s.start for s in box]) for box in boxes) <= 1 << 26
+
+
+@pytest.mark.parametrize(
+    ("space", "chunks"),
+    [
+        ((2048, 2048, 2048), (128, 128, 128)),
+        ((500, 3000, 5000), (1, 512, 512)),
+        ((700, 700, 700), (64, 64, 64)),
+        ((900, 2000, 4000), (64, 64, 64)),
+        ((9, 300, 200), (9, 300, 200)),
+    ],
+)
+def test_no_chunk_is_in_two_parts_of_the_survey(make_job, space, chunks):
+    job = make_job("volume", (16, 32, 32))
+    volume = replace(job.volume, shape=(1, *space), chunks=chunks, dtype="uint16")
+    boxes = stages.plan_survey(replace(job, volume=volume))
+    assert boxes == stages.plan_survey(replace(job, volume=volume))
+    assert sum(np.prod([s.stop - s.start for s in box]) for box in boxes) == np.prod(space)
+    assert len({tuple(s.start for s in box) for box in boxes}) == len(boxes)
+    for box in boxes:
+        assert box[-1] == slice(0, space[-1])
+        assert all(s.start % c == 0 for s, c in zip(box, chunks, strict=True))
+        assert all(
+            s.stop % c == 0 or s.stop == n for s, c, n in zip(box, chunks, space, strict=True)
+        )
+        assert np.prod([s.stop - s.start for s in box]) <= 1 << 26  # pixels
+
+
+@pytest.mark.parametrize(
+    ("space", "chunks", "part"),
+    [
+        ((2048, 2048, 2048), (1024, 1024, 1024), (256, 256, 2048)),  # shards
+        ((1, 60000, 50000), (1, 60000, 50000), (1, 1875, 50000)),  # a TIFF of one strip
+    ],
+)
+def test_chunks_too_large_for_a_part_are_cut_evenly(make_job, space, chunks, part):
+    job = make_job("volume", (16, 32, 32))
+    volume = replace(job.volume, shape=(1, *space), chunks=chunks, dtype="uint16")
+    boxes = stages.plan_survey(replace(job, volume=volume))
+    assert boxes == Layout(space, part).boxes()
 
 
 def test_a_block_sees_no_more_than_margin_and_halo(make_job, monkeypatch):

@@ -15,7 +15,7 @@ fsspec = pytest.importorskip("fsspec")
 import tifffile
 
 from spoco_zoo.errors import ImageError, MissingExtraError
-from spoco_zoo.volumes import is_volume, open_volumes
+from spoco_zoo.volumes import group_images, is_volume, open_volumes
 
 UNITS = {"z": 1000.0, "y": 500.0, "x": 250.0}  # nanometres
 
@@ -343,6 +343,18 @@ TIFFS = {
     "ome": {"ome": True, "compression": "zlib"},
     "other bytes": {"byteorder": ">"},
 }
+
+
+def test_an_image_that_is_given_twice_is_refused(tmp_path):
+    urls = [write_image(tmp_path / f"{n}.zarr", numbers((2, 3, 4)), "tyx") for n in "ab"]
+    one, other = (open_volumes(url, 2) for url in urls)
+    assert [len(image) for image in group_images([*one, *other])] == [2, 2]
+    for given in ([*one, *one], [*one, *other, *one]):
+        with pytest.raises(ImageError) as error:
+            group_images(given)
+        assert str(error.value) == (
+            f"{tmp_path}/a.zarr: is among the inputs 2 times: expected each image once"
+        )
 
 
 @pytest.mark.parametrize("kind", TIFFS)
