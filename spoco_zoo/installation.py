@@ -9,8 +9,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import Distribution, PackageNotFoundError, distribution, distributions
+from importlib.metadata import PackageNotFoundError, distribution, distributions
 from pathlib import Path
+from typing import Any
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
@@ -20,6 +21,10 @@ _WHEEL = re.compile(r"(onnxruntime|ort)(-.+)?")
 _FOLDER = "onnxruntime"
 _OTHER_FOLDERS = {"onnxruntime-extensions", "onnxruntime-genai", "onnxruntime-genai-cuda"}
 _DEVELOPMENT = "dev"  # the extra for those who change spoco-zoo
+
+# of importlib.metadata, or of its backport importlib_metadata, which takes over wherever some
+# library imports it
+Installed = Any
 
 
 @dataclass(frozen=True)
@@ -118,13 +123,13 @@ def name_extra(extra: str) -> str:
     return f"'{OURS}[{extra}]'"
 
 
-def _brings_runtime(found: Distribution) -> bool:
+def _brings_runtime(found: Installed) -> bool:
     names = found.files
     # without a list of files its name is believed
     return names is None or any(file.parts[:2] == (_FOLDER, "__init__.py") for file in names)
 
 
-def _read_extra(own: Distribution, extra: str) -> tuple[Part, ...]:
+def _read_extra(own: Installed, extra: str) -> tuple[Part, ...]:
     parts = {}
     for wanted in _walk(own, extra, set()):
         if canonicalize_name(wanted.name) != OURS:
@@ -132,7 +137,7 @@ def _read_extra(own: Distribution, extra: str) -> tuple[Part, ...]:
     return tuple(parts.values())
 
 
-def _walk(own: Distribution, extra: str, seen: set[tuple[str, str]]) -> Iterator[Requirement]:
+def _walk(own: Installed, extra: str, seen: set[tuple[str, str]]) -> Iterator[Requirement]:
     """Requirements of an extra, and of the extras that they ask for in turn."""
     for line in own.requires or ():
         try:

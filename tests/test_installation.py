@@ -38,6 +38,9 @@ def install(place, name, version, *, more="", brings=("onnxruntime/__init__.py",
     )
     if brings is not None:
         (folder / "RECORD").write_text("".join(f"{file},,\n" for file in brings))
+        for file in brings:  # which newer Pythons leave out where they are not there
+            (place / file).parent.mkdir(parents=True, exist_ok=True)
+            (place / file).touch()
     return folder
 
 
