@@ -4,7 +4,6 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -89,7 +88,7 @@ def plan(
         level=level, channels=channels, workers=workers, memory=memory, block=block, device=device
     )
     # results go nowhere, so their place does not matter
-    run = _prepare(package, inputs, "plan", replace(wishes, into=False), Flags())
+    run = _prepare(package, inputs, "plan", wishes, Flags())
     _show_plan(run)
 
 
