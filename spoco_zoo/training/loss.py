@@ -15,7 +15,9 @@ Clusters of pull and push are the instances and, where it was labelled, the back
 unlabeled pixels are no cluster (Wolny et al. 2022, eq. 1-6).
 
 The foreground head learns from labelled background, or, where it is told which part of the
-instances is labelled, from instances and unlabeled pixels (positive-unlabeled learning).
+instances is labelled, from instances and unlabeled pixels (positive-unlabeled learning). In the
+layers that it shares with the embedding its gradient is much shorter than that of the other terms,
+hence its large weight in the settings.
 
 Every function takes a batch and gives one number for each image. Clusters of all images are one
 table, (b, n): unlabeled pixels, background, instance 1, instance 2 and so on, with a count of
