@@ -122,7 +122,9 @@ class LossSettings(_Settings):
     unlabeled_push_weight: float = Field(1.0, ge=0)
     instance_weight: float = Field(1.0, ge=0)
     consistency_weight: float = Field(1.0, ge=0)
-    foreground_weight: float = Field(1.0, ge=0)
+    foreground_weight: float = Field(
+        10.0, ge=0, description="high: gradients of the other terms are some ten times larger"
+    )
     labelled_ratio: float | None = Field(
         None,
         gt=0,

@@ -15,7 +15,9 @@ Clusters of pull and push are the instances and, where it was labelled, the back
 unlabeled pixels are no cluster (Wolny et al. 2022, eq. 1-6).
 
 The foreground head learns from labelled background, or, where it is told which part of the
-instances is labelled, from instances and unlabeled pixels (positive-unlabeled learning).
+instances is labelled, from instances and unlabeled pixels (positive-unlabeled learning). In the
+layers that it shares with the embedding its gradient is much shorter than that of the other terms,
+hence its large weight in the settings.
 
 Every function takes a batch and gives one number for each image. Clusters of all images are one
 table, (b, n): unlabeled pixels, background, instance 1, instance 2 and so on, with a count of
@@ -46,7 +48,7 @@ _LEAST_EXPONENT = -40.0
 _SURELY_DENSE = 256  # larger ids may have gaps, and every id below the largest costs time
 _KNOWN = slice(1, None)  # columns of the clusters that pull and push act on
 _INSTANCES = slice(2, None)
-_BESIDE = 5  # pixels around a labelled instance
+_BESIDE = 2  # pixels around a labelled instance: its blurred edge, no neighbours
 _RATIO_BESIDE = 0.9  # what is foreground there is mostly the instance itself, and labelled
 
 
@@ -265,12 +267,17 @@ def foreground_from_some(
         -log(1 - p)     at known background
 
     which is least where p is the truth (the correction of a loss by known odds of a wrong label,
-    Patrini et al. 2017), and is bounded below, so that nothing has to be cut off. Crops are aimed
-    at labelled instances, which changes no term of these: they are labelled for certain, and a
-    constant has no gradient. But beside them, where one does not know on looking whether a pixel
-    is still theirs, foreground would mostly be labelled: r is 0.9 there. With r alone outlines
-    come out too wide. A ratio that is too low makes some more foreground than there is; one that is
-    too high does more harm.
+    Patrini et al. 2017), and is bounded below, so that nothing has to be cut off.
+
+    On the outline of a labelled instance one does not know on looking whether a pixel is still its
+    own. What is foreground in its first pixels is nearly always that instance, hence labelled: r is
+    0.9 there, and with r alone outlines come out too wide. Further out r holds, or the neighbours
+    of a labelled instance in a dense field would be taught to be background. Of a neighbour that
+    touches, the rim is.
+
+    Crops are aimed at labelled instances, so that more of their foreground is labelled than r says.
+    A ratio that is too low makes some more foreground than there is, first where it is uncertain;
+    one that is too high does more harm, since instances are lost. So r stays that of all images.
 
     Returns:
         For each image the sum over its pixels, by the sum of their weights: r of an unlabeled

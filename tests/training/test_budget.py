@@ -126,9 +126,9 @@ def test_below_ratio_one_nothing_is_known_of_the_rest_and_the_terms_of_spoco_are
 def test_weights_of_the_spec_stay_where_it_has_some(spec):
     words = spec.model_dump(mode="json")
     words["loss"] |= {"consistency_weight": 0.3, "unlabeled_push_weight": 2.0}
-    words["loss"] |= {"instance_weight": 0.5}
+    words["loss"] |= {"instance_weight": 0.5, "foreground_weight": 4.0}
     sparse = cell_spec(parse_spec(words, "test"), Cell("spoco", 0.1, 1))
-    assert sparse.loss.weights == (1.0, 1.0, 0.001, 2.0, 0.5, 0.3, 1.0)
+    assert sparse.loss.weights == (1.0, 1.0, 0.001, 2.0, 0.5, 0.3, 4.0)
 
 
 def test_at_ratio_one_everything_is_known(spec):
@@ -153,7 +153,7 @@ def test_the_baseline_differs_by_the_terms_of_spoco_alone(spec, ratio):
     ours = cell_spec(spec, Cell("spoco", ratio, 2))
     plain = cell_spec(spec, Cell("baseline", ratio, 2))
     without = {"unlabeled_push_weight": 0.0, "instance_weight": 0.0, "consistency_weight": 0.0}
-    assert plain.loss.weights == (1.0, 1.0, 0.001, 0.0, 0.0, 0.0, 1.0)
+    assert plain.loss.weights == (1.0, 1.0, 0.001, 0.0, 0.0, 0.0, 10.0)
     assert plain == ours.model_copy(update={"loss": ours.loss.model_copy(update=without)})
 
 

@@ -158,11 +158,11 @@ def slow_foreground_from_some(logit, labels, ratio):
 
 
 def find_beside(labels):
-    """Which pixels have an instance at most five pixels away, along y and x."""
+    """Which pixels have an instance at most two pixels away, along y and x."""
     places = np.argwhere(labels > BACKGROUND)
     return [
         any(
-            np.array_equal(place[:-2], p[:-2]) and np.abs(place - p)[-2:].max() <= 5 for p in places
+            np.array_equal(place[:-2], p[:-2]) and np.abs(place - p)[-2:].max() <= 2 for p in places
         )
         for place in np.ndindex(labels.shape)
     ]
@@ -716,19 +716,22 @@ def test_foreground_from_some_instances_is_its_formula(shape, share, ratio, seed
     assert from_some(logit, labels, ratio).item() == pytest.approx(expected, abs=1e-9)
 
 
+@pytest.mark.parametrize("planes", [(), (2,)])
+@pytest.mark.parametrize("gap", [4, 16])
 @pytest.mark.parametrize("known", [0, 1])
 @pytest.mark.parametrize("count", [1, 2, 5])
-def test_over_all_choices_of_instances_the_gradient_leads_to_the_truth(known, count):
-    """Six instances in a row, far from each other and with alike surroundings, and any logits."""
-    truth = np.zeros((3, 120), dtype=np.int64)
+def test_over_all_choices_of_instances_the_gradient_leads_to_the_truth(planes, gap, known, count):
+    """Six instances in a row, in a dense field or far from each other, and any logits."""
+    truth = np.zeros((*planes, 3, 6 * (4 + gap)), dtype=np.int64)
     for number in range(1, 7):
-        truth[:, 20 * number - 10 : 20 * number - 6] = number
+        end = number * (4 + gap) - gap // 2
+        truth[..., end - 4 : end] = number
     logit = torch.from_numpy(np.random.default_rng(0).normal(0.0, 3.0, truth.shape))
     logit.requires_grad_()
     slopes = []
     for kept in combinations(range(1, 7), count):
         labels = np.where(np.isin(truth, kept), truth, UNLABELED)
-        labels[:known][truth[:known] == BACKGROUND] = BACKGROUND
+        labels[..., :known, :][truth[..., :known, :] == BACKGROUND] = BACKGROUND
         slopes.append(torch.autograd.grad(from_some(logit, labels, count / 6), logit)[0])
     mean = torch.stack(slopes).mean(dim=0)
     assert len(slopes) == math.comb(6, count)
