@@ -1,9 +1,9 @@
 """Embeddings at the faces of blocks, which two blocks see and one computes.
 
 Blocks overlap by the margins of their windows. As on a chessboard, every block of one colour has
-neighbours of the other alone. Blocks of the first colour embed their margins and leave in files what
-the neighbours across their faces will see too; those of the second colour read it, and embed only
-what is left in the middle. So the network sees hardly more than the image, however small blocks are.
+neighbours of the other alone. Blocks of the first colour embed their margins and leave in files
+what the neighbours across their faces will see too; those of the second colour read it, and embed
+only what is left in the middle. So little of an image goes through the network twice.
 
 Nothing depends on these files but time: they hold the very numbers that a block would compute, and
 what is not there, or damaged, is computed.
@@ -16,13 +16,12 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
 
 from spoco_zoo.layout import Layout
 from spoco_zoo.scratch import DamagedFileError, read_arrays, write_arrays
 from spoco_zoo.tiling import Box, inner_box, intersect
 
-Outputs = Sequence[Float[np.ndarray, "n *space"]]  # what a network gives for a box
+Outputs = Sequence[np.ndarray]  # what a network gives for a box, each (n, *space)
 
 
 class SharedMargins:
@@ -92,10 +91,10 @@ class SharedMargins:
         """Delete what was left for this block, which is found."""
         if self._gives:
             return
+        # folders stay, and what is not named yet: a neighbour may be writing there
         for folder, _ in self._shared:
-            with suppress(OSError):
-                for path in [*folder.iterdir(), folder]:
-                    path.unlink() if path is not folder else path.rmdir()
+            for path in folder.glob("*.zip"):
+                path.unlink(missing_ok=True)
 
 
 def gives(layout: Layout, number: int) -> bool:
@@ -167,7 +166,7 @@ def _is_empty(box: Box) -> bool:
 
 
 def _without(box: Box, part: Box) -> Box:
-    """What is left of a box where a part is cut off at one end; the box where it is no such part."""
+    """Cut a part off a box at one of its ends; the box itself where it is no such part."""
     cut = [
         axis
         for axis, (s, t) in enumerate(zip(box, part, strict=True))
