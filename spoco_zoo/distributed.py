@@ -88,6 +88,7 @@ class Measured:
     peak_bytes: int
     disk_bytes: int  # of what is kept of the block until the end
     gpu_bytes: int | None = None  # where there is one and its driver tells
+    pixel_bytes: int = 0  # of what the network gives for a pixel, while neighbours share it
 
 
 def segment_image(
@@ -211,7 +212,11 @@ def measure_block(
     size = path.stat().st_size
     path.unlink()
     shutil.rmtree(job.folder / stages.SHARED, ignore_errors=True)
-    return Measured(job, sizes, done.seconds, done.network_s, done.peak_bytes, size)
+    pixel = 4 * (package.embedding_dim * (1 + package.has_momentum) + package.has_foreground_head)
+    return Measured(
+        *(job, sizes, done.seconds, done.network_s, done.peak_bytes, size),
+        pixel_bytes=pixel if job.device == "cpu" else 0,
+    )
 
 
 class _Run:

@@ -128,9 +128,11 @@ def plan_order(layout: Layout, workers: int) -> list[int]:
     return [*order, *waiting]
 
 
-def count_embedded(layout: Layout, margins: Sequence[int], number: int) -> int:
-    """Pixels of a block that go through the network, where its neighbours leave what they can."""
-    if gives(layout, number):
+def count_embedded(
+    layout: Layout, margins: Sequence[int], number: int, *, shares: bool = True
+) -> int:
+    """Pixels of a block that are embedded in it, with or without what its neighbours leave."""
+    if not shares or gives(layout, number):
         return math.prod(s.stop - s.start for s in _wide(layout, margins, number))
     return math.prod(
         max(s.stop - (m if s.stop < n else 0) - s.start - (m if s.start > 0 else 0), 0)
@@ -206,4 +208,4 @@ def _read(folder: Path, part: Box, box: Box, into: Outputs) -> bool:
                 found = array[(slice(None), *inner_box(there, here))]
                 output[(slice(None), *inner_box(box, here))] = found
             done = here[0].stop
-    return done == part[0].stop
+    return bool(done == part[0].stop)

@@ -2,9 +2,8 @@
 
 A file is a zip of NPY members, as NumPy's own NPZ is: each with a checksum, slightly compressed
 where it is of integers (labels shrink a lot, embeddings do not), named when it is complete. A
-member is read without the others. The comment
-of the zip is a checksum of all that is before it. Who finds a file damaged treats it as one that
-was never written.
+member is read without the others. The comment of the zip is a checksum of all that is before it.
+Who finds a file damaged treats it as one that was never written.
 """
 
 import os
