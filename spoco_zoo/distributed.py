@@ -42,6 +42,7 @@ from spoco_zoo.label_stores import (
     reopen,
 )
 from spoco_zoo.layout import plan_chunks
+from spoco_zoo.margins import plan_order
 from spoco_zoo.measurements import Measurements, merge
 from spoco_zoo.normalization import Affine, ask_for_affine, fit_affine
 from spoco_zoo.package import Package, load_package
@@ -87,6 +88,7 @@ class Measured:
     peak_bytes: int
     disk_bytes: int  # of what is kept of the block until the end
     gpu_bytes: int | None = None  # where there is one and its driver tells
+    pixel_bytes: int = 0  # of what the network gives for a pixel, while neighbours share it
 
 
 def segment_image(
@@ -209,7 +211,12 @@ def measure_block(
     path = stages.path_of(job, "found", number)
     size = path.stat().st_size
     path.unlink()
-    return Measured(job, sizes, done.seconds, done.network_s, done.peak_bytes, size)
+    shutil.rmtree(job.folder / stages.SHARED, ignore_errors=True)
+    pixel = 4 * (package.embedding_dim * (1 + package.has_momentum) + package.has_foreground_head)
+    return Measured(
+        *(job, sizes, done.seconds, done.network_s, done.peak_bytes, size),
+        pixel_bytes=pixel if job.device == "cpu" else 0,
+    )
 
 
 class _Run:
@@ -240,7 +247,9 @@ class _Run:
         layout = self.job.layout
         blocks, numbers = range(len(layout)), self.job.folder / "numbers.zip"
         self._survey()
-        self.do("finding instances", "found", stages.find, blocks)
+        order = plan_order(layout, self._pool.count)
+        self.do("finding instances", "found", stages.find, order)
+        shutil.rmtree(self.job.folder / stages.SHARED, ignore_errors=True)
         self.do("looking at faces", "met", stages.meet, blocks)
         if not has_keys(self.job.folder):
             self._join()

@@ -42,6 +42,17 @@ class Readable(Protocol):
         """The pixels of a box, one slice for each axis."""
 
 
+@runtime_checkable
+class Sharing(Protocol):
+    """Numbers of boxes that somebody else computes, or needs."""
+
+    def give(self, box: Box, outputs: Sequence[np.ndarray], /) -> None:
+        """Take notice of a box that was embedded."""
+
+    def take(self, box: Box, into: Sequence[np.ndarray], /) -> Box | None:
+        """Fill in what is known of a box, and tell what is not."""
+
+
 @dataclass(frozen=True, eq=False)
 class Seen:
     """A part of an image as clustering sees it; `known` is what of it came to the host."""
@@ -199,9 +210,24 @@ class Roll:
     what is seen of a part is gone with the next one.
     """
 
-    def __init__(self, embedder: Embedder, recipe: Recipe, *, on_host: bool = False) -> None:
-        """Start with nothing kept; `on_host` takes embeddings from a GPU, where they are wanted."""
+    def __init__(
+        self,
+        embedder: Embedder,
+        recipe: Recipe,
+        *,
+        on_host: bool = False,
+        sharing: Sharing | None = None,
+    ) -> None:
+        """Start with nothing kept.
+
+        Args:
+            embedder: The image.
+            recipe: What parts are seen for.
+            on_host: Take embeddings from a GPU, where they are wanted.
+            sharing: Knows what need not be embedded; not asked for what stays on a GPU.
+        """
         self._embedder = embedder
+        self._sharing = sharing
         self._on_host = on_host or embedder.session.device != "cuda"
         self._recipe = recipe
         self._box: Box | None = None
@@ -215,7 +241,7 @@ class Roll:
         self._move(box, overlap)
         length = box[0].stop - box[0].start
         new = (slice(box[0].start + overlap, box[0].stop), *box[1:])
-        self._embedder.embed(new, into=[array[:, overlap:length] for array in self._arrays])
+        self._embed(new, [array[:, overlap:length] for array in self._arrays])
         self._box = box
         f, *others = (array[:, :length] for array in self._arrays)
         package = self._embedder.session.package
@@ -226,6 +252,15 @@ class Roll:
     def let_go(self) -> None:
         """Forget what is kept."""
         self._box, self._arrays = None, []
+
+    def _embed(self, box: Box, into: list[np.ndarray]) -> None:
+        """Embed what nobody knows of a box, and let others know."""
+        left = box if self._sharing is None else self._sharing.take(box, into)
+        if left is not None:
+            inside = (slice(None), *inner_box(box, left))
+            self._embedder.embed(left, into=[array[inside] for array in into])
+        if self._sharing is not None:
+            self._sharing.give(box, into)
 
     def _move(self, box: Box, overlap: int) -> None:
         """Move what the next part sees too to the start of the memory, and make that large enough.
@@ -278,16 +313,13 @@ def find_inside(
 def _tile_size(
     tile: Sequence[int] | int | None, session: EmbeddingSession, region: Sequence[int]
 ) -> tuple[int, ...]:
-    """Round the wish up to the pooling grid; cut a region into equal tiles without a wish."""
+    """Cut a region into equal tiles no larger than the wish, rounded up to the pooling grid."""
     package = session.package
     steps = package.config.multiple_of
-    if tile is None and session.device == "cuda":
-        sizes = list(region)
-    elif tile is None:
-        most = TILE[package.n_axes]
-        sizes = [math.ceil(n / math.ceil(n / most)) for n in region]
-    else:
-        sizes = per_axis(tile, package.n_axes, "tile")
+    if tile is None:
+        tile = list(region) if session.device == "cuda" else TILE[package.n_axes]
+    most = per_axis(tile, package.n_axes, "tile")
+    sizes = [math.ceil(n / math.ceil(n / side)) for n, side in zip(region, most, strict=True)]
     return tuple(math.ceil(size / step) * step for size, step in zip(sizes, steps, strict=True))
 
 

@@ -18,8 +18,16 @@ from spoco_zoo.errors import OutputError
 _UMASK = threading.Lock()
 
 
-def write_whole(path: Path, write: Callable[[BinaryIO], None], *, overwrite: bool = False) -> None:
+def write_whole(
+    path: Path, write: Callable[[BinaryIO], None], *, overwrite: bool = False, lasts: bool = True
+) -> None:
     """Write a file by a function that is given it open, and name it when it is complete.
+
+    Args:
+        path: Its name.
+        write: Writes it.
+        overwrite: Whether it may be there already.
+        lasts: Wait until it would survive a power cut.
 
     Raises:
         OutputError: The file exists and may not be overwritten, or the disk refuses it.
@@ -35,7 +43,8 @@ def write_whole(path: Path, write: Callable[[BinaryIO], None], *, overwrite: boo
         with temporary.open("w+b") as file:  # by its name, which tifffile asks for
             write(file)
             file.flush()
-            os.fsync(file.fileno())
+            if lasts:
+                os.fsync(file.fileno())
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
         temporary = None

@@ -1,9 +1,9 @@
 """Arrays that the steps of a long run leave for each other: whole, checked, read one by one.
 
 A file is a zip of NPY members, as NumPy's own NPZ is: each with a checksum, slightly compressed
-(labels shrink a lot), named when it is complete. A member is read without the others. The comment
-of the zip is a checksum of all that is before it. Who finds a file damaged treats it as one that
-was never written.
+where it is of integers (labels shrink a lot, embeddings do not), named when it is complete. A
+member is read without the others. The comment of the zip is a checksum of all that is before it.
+Who finds a file damaged treats it as one that was never written.
 """
 
 import os
@@ -25,8 +25,13 @@ class DamagedFileError(Exception):
     """A file of arrays is not there, or not what was written; it has to be made again."""
 
 
-def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], *, lasts: bool = True) -> None:
     """Write arrays by name, in place of what may be there.
+
+    Args:
+        path: The file.
+        arrays: What it is to hold.
+        lasts: Wait until the file would survive a power cut; else it may be found damaged.
 
     Raises:
         OutputError: The disk refuses it.
@@ -37,7 +42,8 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
             for name, array in arrays.items():
                 # a fixed date, so that equal arrays make equal files
                 info = zipfile.ZipInfo(f"{name}.npy")
-                info.compress_type = zipfile.ZIP_DEFLATED
+                is_float = np.asarray(array).dtype.kind == "f"
+                info.compress_type = zipfile.ZIP_STORED if is_float else zipfile.ZIP_DEFLATED
                 info._compresslevel = 1  # type: ignore[attr-defined]  # noqa: SLF001
                 with archive.open(info, "w", force_zip64=True) as member:
                     np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
@@ -46,7 +52,7 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
         file.seek(-_SEAL, os.SEEK_END)
         file.write(seal)
 
-    write_whole(path, write, overwrite=True)
+    write_whole(path, write, overwrite=True, lasts=lasts)
 
 
 def read_arrays(path: Path, *names: str) -> list[np.ndarray]:

@@ -1,7 +1,7 @@
 """What a worker does with one block of a large image, and the files that it leaves.
 
     survey   what normalisation must know of the whole image, asked part by part
-    find     network and clustering                              found/N
+    find     network and clustering                              found/N, shared/N-M
     meet     the faces towards the next blocks                   met/N
     fill     undecided pixels, with the keys of joined pieces    filled/N
     write    final numbers into the label image                  written/N
@@ -37,6 +37,7 @@ from spoco_zoo.label_stores import LabelStore
 from spoco_zoo.labels import look_up
 from spoco_zoo.layout import Layout
 from spoco_zoo.machine import choose_gpu, peak_bytes, read_gpus
+from spoco_zoo.margins import SharedMargins
 from spoco_zoo.measurements import Measurements, measure
 from spoco_zoo.normalization import Affine
 from spoco_zoo.package import load_package
@@ -46,6 +47,7 @@ from spoco_zoo.session import EmbeddingSession
 from spoco_zoo.tiling import Box, Tile, inner_box
 from spoco_zoo.volumes import Volume
 
+SHARED = "shared"  # the folder of what blocks leave for each other while they are found
 _LEAST_TILE = 16  # pixels a side, below which nothing is gained
 _FAR = 4  # times the usual size that a part of the survey may have, to be of whole chunks
 
@@ -136,7 +138,9 @@ def find(job: Job, number: int, attempt: int) -> Done:
     excerpt, told = _excerpt(job, session, number, tile)
     ends = excerpt.range_in(job.layout.box(number))
     embedder = Embedder(excerpt, session, tile, job.affine)
-    roll = Roll(embedder, job.recipe, on_host=job.embeddings is not None)
+    n_axes = len(job.layout.shape)
+    shared = SharedMargins(job.folder / SHARED, job.layout, job.recipe.margins(n_axes), number)
+    roll = Roll(embedder, job.recipe, on_host=job.embeddings is not None, sharing=shared)
     mask = None if job.mask is None else _Lazy(job.mask)
 
     def note(tile: Tile, seen: Seen) -> None:
@@ -160,6 +164,7 @@ def find(job: Job, number: int, attempt: int) -> Done:
         let_go=let_go,
     )
     write_arrays(path, arrays | {"range": ends, "told": np.array(told, str)})
+    shared.forget()
     return Done(time.monotonic() - start, embedder.network_s, peak_bytes(), told)
 
 
