@@ -80,7 +80,7 @@ class SharedMargins:
             return left
         for folder, shared in self._shared:
             part = intersect(box, shared)
-            rest = box if _is_empty(part) else _without(left, part)
+            rest = left if _is_empty(part) else _without(left, part)
             if rest is not left and _read(folder, part, box, into):
                 left = rest
                 if _is_empty(left):
