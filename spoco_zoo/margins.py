@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from spoco_zoo.layout import Layout
-from spoco_zoo.scratch import DamagedFileError, read_arrays, write_arrays
+from spoco_zoo.scratch import DamagedFileError, is_whole, read_arrays, write_arrays
 from spoco_zoo.tiling import Box, inner_box, intersect
 
 Outputs = Sequence[np.ndarray]  # what a network gives for a box, each (n, *space)
@@ -93,8 +93,9 @@ class SharedMargins:
             return
         # folders stay, and what is not named yet: a neighbour may be writing there
         for folder, _ in self._shared:
-            for path in folder.glob("*.zip"):
-                path.unlink(missing_ok=True)
+            with suppress(OSError):  # it goes with the folder of work at last
+                for path in list(folder.glob("*.zip")):
+                    path.unlink(missing_ok=True)
 
 
 def gives(layout: Layout, number: int) -> bool:
@@ -196,7 +197,8 @@ def _read(folder: Path, part: Box, box: Box, into: Outputs) -> bool:
     done = part[0].start
     with suppress(OSError, DamagedFileError, ValueError):
         for start in sorted(int(path.stem) for path in folder.glob("*.zip")):
-            if start > done or done == part[0].stop:
+            # what is damaged makes NumPy raise anything, so it is looked at as bytes first
+            if start > done or done == part[0].stop or not is_whole(folder / f"{start}.zip"):
                 break
             names = [str(n) for n in range(len(into))]
             sides, *arrays = read_arrays(folder / f"{start}.zip", "box", *names)

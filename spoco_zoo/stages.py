@@ -140,7 +140,9 @@ def find(job: Job, number: int, attempt: int) -> Done:
     embedder = Embedder(excerpt, session, tile, job.affine)
     n_axes = len(job.layout.shape)
     shared = SharedMargins(job.folder / SHARED, job.layout, job.recipe.margins(n_axes), number)
-    roll = Roll(embedder, job.recipe, on_host=job.embeddings is not None, sharing=shared)
+    # what did not fit is tried again without what neighbours left, which is not cut smaller
+    sharing = shared if smaller == 1 else None
+    roll = Roll(embedder, job.recipe, on_host=job.embeddings is not None, sharing=sharing)
     mask = None if job.mask is None else _Lazy(job.mask)
 
     def note(tile: Tile, seen: Seen) -> None:
