@@ -127,10 +127,9 @@ def _fill_in(
     network = math.prod(sees) * _PER_NETWORK_PIXEL[n_axes]
     if network > _MOST_OF_NETWORK:
         network = network * 3 // 2
-    numbers = package.embedding_dim * (1 + package.has_momentum) + package.has_foreground_head
     image = math.prod(_grow(deep, halo, shape)) * 2 * (package.channels or 1)  # of 16 bits
     pixels = math.prod(map(min, block, shape))
-    seen = math.prod(wide) * (4 * numbers + _PER_SEEN_PIXEL)
+    seen = math.prod(wide) * (4 * sum(package.numbers) + _PER_SEEN_PIXEL)
     clustering = seen + image + _PER_FOUND_PIXEL * pixels
     peak = _BASE + network + max(clustering, _PER_CUT_PIXEL * pixels)
     return Sizes(block, inner, tile, peak, work)

@@ -35,7 +35,7 @@ from spoco_zoo.labels import (
 )
 from spoco_zoo.layout import Layout
 from spoco_zoo.recipe import Consistency, Recipe
-from spoco_zoo.tiling import Box, Tile, inner_box, intersect, plan_tiles
+from spoco_zoo.tiling import Box, Tile, inner_box, intersect, plan_tiles, widen
 
 Arrays = dict[str, np.ndarray]
 Labels = UInt32[np.ndarray, "*space"]
@@ -193,10 +193,7 @@ def fill(
         has its first pixel in this block; and `is_shared`, whether it may lie in others too.
     """
     box = layout.box(number)
-    wide = tuple(
-        slice(max(s.start - recipe.fill_reach, 0), min(s.stop + recipe.fill_reach, n))
-        for s, n in zip(box, layout.shape, strict=True)
-    )
+    wide = widen(box, [recipe.fill_reach] * len(box), layout.shape)
     seen = _look_around(load, load_keys, recipe, layout, number, wide)
     used = [keys[find_ids(pieces, len(keys) - 1)] for _, pieces, keys in seen]
     known = np.unique(np.concatenate(used))

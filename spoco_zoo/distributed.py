@@ -87,8 +87,8 @@ class Measured:
     network_s: float
     peak_bytes: int
     disk_bytes: int  # of what is kept of the block until the end
+    shared_bytes: int  # of what neighbours leave for each other, for a pixel
     gpu_bytes: int | None = None  # where there is one and its driver tells
-    pixel_bytes: int = 0  # of what the network gives for a pixel, while neighbours share it
 
 
 def segment_image(
@@ -212,11 +212,8 @@ def measure_block(
     size = path.stat().st_size
     path.unlink()
     shutil.rmtree(job.folder / stages.SHARED, ignore_errors=True)
-    pixel = 4 * (package.embedding_dim * (1 + package.has_momentum) + package.has_foreground_head)
-    return Measured(
-        *(job, sizes, done.seconds, done.network_s, done.peak_bytes, size),
-        pixel_bytes=pixel if job.device == "cpu" else 0,
-    )
+    shared = 4 * sum(package.numbers) if job.device == "cpu" else 0
+    return Measured(job, sizes, done.seconds, done.network_s, done.peak_bytes, size, shared)
 
 
 class _Run:

@@ -115,16 +115,9 @@ class Embedder:
         Args:
             box: The part.
             progress: Told of tiles done, and of how many.
-            into: Arrays of the shape of the part to put all outputs into, as `outputs` says.
+            into: Arrays of the shape of the part to put outputs into, as `Package.numbers` says.
         """
         return self._embed(box, progress, into)[0]
-
-    @property
-    def outputs(self) -> list[int]:
-        """Numbers a pixel of each output: the embedding of f, that of g, the foreground."""
-        package = self.session.package
-        dim = package.embedding_dim
-        return [dim] + [dim] * package.has_momentum + [1] * package.has_foreground_head
 
     def _embed(
         self, box: Box, progress: Progress | None, into: Sequence[np.ndarray] | None = None
@@ -224,7 +217,7 @@ class Roll:
             embedder: The image.
             recipe: What parts are seen for.
             on_host: Take embeddings from a GPU, where they are wanted.
-            sharing: Knows what need not be embedded; not asked for what stays on a GPU.
+            sharing: Knows what need not be embedded.
         """
         self._embedder = embedder
         self._sharing = sharing
@@ -283,7 +276,8 @@ class Roll:
                     kept.append(part.copy())
         if not has_room:
             self._arrays = []  # before the new ones are there
-            self._arrays = [np.empty((n, *shape), np.float32) for n in self._embedder.outputs]
+            numbers = self._embedder.session.package.numbers
+            self._arrays = [np.empty((n, *shape), np.float32) for n in numbers]
             for array, part in zip(self._arrays, kept, strict=bool(kept)):
                 array[:, :overlap] = part
 

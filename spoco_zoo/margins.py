@@ -19,7 +19,7 @@ import numpy as np
 
 from spoco_zoo.layout import Layout
 from spoco_zoo.scratch import DamagedFileError, is_whole, read_arrays, write_arrays
-from spoco_zoo.tiling import Box, inner_box, intersect
+from spoco_zoo.tiling import Box, inner_box, intersect, widen
 
 Outputs = Sequence[np.ndarray]  # what a network gives for a box, each (n, *space)
 
@@ -105,7 +105,12 @@ def gives(layout: Layout, number: int) -> bool:
 
 def across_faces(layout: Layout, number: int) -> list[int]:
     """The blocks with which a block has a face in common."""
-    return [other for offset, other in layout.around(number) if sum(map(abs, offset)) == 1]
+    n_axes = len(layout.shape)
+    offsets = [
+        [step * (a == axis) for a in range(n_axes)] for axis in range(n_axes) for step in (-1, 1)
+    ]
+    found = [layout.neighbor(number, offset) for offset in offsets]
+    return [other for other in found if other is not None]
 
 
 def plan_order(layout: Layout, workers: int) -> list[int]:
@@ -160,8 +165,7 @@ def count_shared(layout: Layout, margins: Sequence[int], order: Sequence[int]) -
 
 def _wide(layout: Layout, margins: Sequence[int], number: int) -> Box:
     """A block with its margins, as far as there is image."""
-    sides = zip(layout.box(number), margins, layout.shape, strict=True)
-    return tuple(slice(max(s.start - m, 0), min(s.stop + m, n)) for s, m, n in sides)
+    return widen(layout.box(number), margins, layout.shape)
 
 
 def _is_empty(box: Box) -> bool:

@@ -166,6 +166,12 @@ class Package(_Strict):
         """Whether the embedding of the momentum net comes along."""
         return "momentum_embedding" in self.outputs
 
+    @property
+    def numbers(self) -> list[int]:
+        """Numbers that a pixel gets: embedding, that of the momentum net, foreground."""
+        dim = self.embedding_dim
+        return [dim] + [dim] * self.has_momentum + [1] * self.has_foreground_head
+
     def read(self, name: str) -> bytes:
         """Read one file of the package, verified.
 

@@ -28,11 +28,11 @@ def tell_plan(run: LargeRun, measured: Measured, workers: int) -> list[tuple[str
     disk = 3 * measured.disk_bytes * more
     margins = job.recipe.margins(len(job.layout.shape))
     order = plan_order(job.layout, workers)
-    shared = measured.pixel_bytes * count_shared(job.layout, margins, order)
+    shared = measured.shared_bytes * count_shared(job.layout, margins, order)
     # the block that was tried had neighbours that left nothing
     alone = count_embedded(job.layout, margins, _middle(job.layout.counts), shares=False)
     mean = sum(
-        count_embedded(job.layout, margins, number, shares=measured.pixel_bytes > 0)
+        count_embedded(job.layout, margins, number, shares=measured.shared_bytes > 0)
         for number in order
     ) / len(order)
     network_s = measured.network_s * min(mean / alone, 1.0)

@@ -252,6 +252,5 @@ def _block_size(block: Sequence[int] | int | None, session: EmbeddingSession) ->
         return [TILE[package.n_axes]] * package.n_axes
     if block is not None:
         return per_axis(block, package.n_axes, "block")
-    channels = package.embedding_dim * (1 + package.has_momentum) + package.has_foreground_head
-    side = (_BLOCK_BYTES / (4 * channels)) ** (1 / package.n_axes)
+    side = (_BLOCK_BYTES / (4 * sum(package.numbers))) ** (1 / package.n_axes)
     return [math.ceil(side)] * package.n_axes

@@ -123,7 +123,7 @@ class LossSettings(_Settings):
     instance_weight: float = Field(1.0, ge=0)
     consistency_weight: float = Field(1.0, ge=0)
     foreground_weight: float = Field(
-        10.0, ge=0, description="high: gradients of the other terms are some ten times larger"
+        10.0, ge=0, description="high, since the other terms have longer gradients"
     )
     labelled_ratio: float | None = Field(
         None,

@@ -44,7 +44,7 @@ from spoco_zoo.package import load_package
 from spoco_zoo.recipe import Recipe
 from spoco_zoo.scratch import DamagedFileError, is_whole, read_arrays, write_arrays
 from spoco_zoo.session import EmbeddingSession
-from spoco_zoo.tiling import Box, Tile, inner_box
+from spoco_zoo.tiling import Box, Tile, inner_box, widen
 from spoco_zoo.volumes import Volume
 
 SHARED = "shared"  # the folder of what blocks leave for each other while they are found
@@ -126,7 +126,10 @@ def read_answer(job: Job, number: int, turn: int) -> np.ndarray:
 def find(job: Job, number: int, attempt: int) -> Done:
     """Embed a block and find its pieces; after a failure in smaller parts."""
     start, path = time.monotonic(), path_of(job, "found", number)
+    margins = job.recipe.margins(len(job.layout.shape))
+    shared = SharedMargins(job.folder / SHARED, job.layout, margins, number)
     if is_whole(path):
+        shared.forget()  # a worker may have died just before
         return Done(time.monotonic() - start, told=_read_told(path))
     smaller = 2 ** max(attempt - 1, 0)  # once it may have been somebody else's fault
     inner = [max(side // smaller, 1) for side in job.inner]
@@ -138,10 +141,9 @@ def find(job: Job, number: int, attempt: int) -> Done:
     excerpt, told = _excerpt(job, session, number, tile)
     ends = excerpt.range_in(job.layout.box(number))
     embedder = Embedder(excerpt, session, tile, job.affine)
-    n_axes = len(job.layout.shape)
-    shared = SharedMargins(job.folder / SHARED, job.layout, job.recipe.margins(n_axes), number)
-    # what did not fit is tried again without what neighbours left, which is not cut smaller
-    sharing = shared if smaller == 1 else None
+    # what did not fit is tried again without what neighbours left, which is not cut smaller; and
+    # on a GPU it was never tried whether tiles of other sizes give the same last bits
+    sharing = shared if smaller == 1 and job.device == "cpu" else None
     roll = Roll(embedder, job.recipe, on_host=job.embeddings is not None, sharing=sharing)
     mask = None if job.mask is None else _Lazy(job.mask)
 
@@ -324,18 +326,9 @@ def _excerpt(
     """Read all that the network sees of a block: margin, halo, and the rest of the pooling grid."""
     config = session.package.config
     margins = job.recipe.margins(len(job.layout.shape))
-    sides = zip(
-        job.layout.box(number),
-        margins,
-        config.halo,
-        config.multiple_of,
-        job.volume.space,
-        strict=True,
-    )
-    box = tuple(
-        slice(max(s.start - margin - halo - 2 * step, 0), min(s.stop + margin + halo + 2 * step, n))
-        for s, margin, halo, step, n in sides
-    )
+    sides = zip(margins, config.halo, config.multiple_of, strict=True)
+    around = [margin + halo + 2 * step for margin, halo, step in sides]
+    box = widen(job.layout.box(number), around, job.volume.space)
     pixels, told = _read(job, box)
     return Excerpt(job.volume.shape, box, pixels), told
 

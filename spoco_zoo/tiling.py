@@ -55,11 +55,9 @@ def plan_tiles(
     margin = [_round_up(h + o, m) for h, o, m in zip(halo, overlap, multiple_of, strict=True)]
     for start in product(*(range(b.start, b.stop, w) for b, w in zip(box, write, strict=True))):
         stop = [min(a + w, b.stop) for a, w, b in zip(start, write, box, strict=True)]
-        yield Tile(
-            write=_grow(start, stop, (0,) * len(stop), shape),
-            keep=_grow(start, stop, overlap, shape),
-            read=_grow(start, stop, margin, shape),
-        )
+        inside = tuple(slice(a, min(b, n)) for a, b, n in zip(start, stop, shape, strict=True))
+        keep, read = widen(inside, overlap, shape), widen(inside, margin, shape)
+        yield Tile(write=inside, keep=keep, read=read)
 
 
 def inner_box(outer: Box, inner: Box) -> Box:
@@ -76,13 +74,11 @@ def intersect(a: Box, b: Box) -> Box:
     )
 
 
+def widen(box: Box, by: Sequence[int], shape: Sequence[int]) -> Box:
+    """Widen a box by some pixels on both sides of each axis, as far as the array reaches."""
+    sides = zip(box, by, shape, strict=True)
+    return tuple(slice(max(s.start - more, 0), min(s.stop + more, n)) for s, more, n in sides)
+
+
 def _round_up(value: int, step: int) -> int:
     return -(-value // step) * step
-
-
-def _grow(
-    start: Sequence[int], stop: Sequence[int], by: Sequence[int], shape: Sequence[int]
-) -> Box:
-    """Grow a box by `by` on both sides, clipped to the array."""
-    sides = zip(start, stop, by, shape, strict=True)
-    return tuple(slice(max(0, a - g), min(b + g, n)) for a, b, g, n in sides)

@@ -17,6 +17,7 @@ from spoco_zoo.layout import Layout
 from spoco_zoo.normalization import fit_affine
 from spoco_zoo.package import load_package
 from spoco_zoo.scratch import read_arrays
+from spoco_zoo.session import EmbeddingSession
 from spoco_zoo.volumes import open_volumes
 
 DATA = Path(__file__).parent / "data"
@@ -56,6 +57,34 @@ def test_a_block_in_smaller_parts_is_the_same_file(make_job, kind, monkeypatch):
     path.unlink()
     stages.find(replace(job, tile=(8, 16, 16)[-len(job.inner) :]), 1, 0)
     assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("kind", ["package", "momentum", "volume"])
+def test_what_a_neighbour_has_embedded_is_not_embedded_again(make_job, kind, monkeypatch):
+    job = make_job(kind, (16, 32, 32) if kind == "volume" else (48, 48))
+    seen = []
+    embed = EmbeddingSession.embed
+
+    def watch(session, image):
+        seen.append(image.size)
+        return embed(session, image)
+
+    monkeypatch.setattr(EmbeddingSession, "embed", watch)
+    path = stages.path_of(job, "found", 1)
+    stages.find(job, 1, 0)
+    alone, without = sum(seen), path.read_bytes()
+    path.unlink()
+    stages.find(job, 0, 0)
+    assert list(job.folder.glob("shared/0-1/*"))
+    seen.clear()
+    stages.find(job, 1, 0)
+    assert sum(seen) < alone
+    assert path.read_bytes() == without
+    assert not list(job.folder.glob("shared/*-1/*"))
+    # a block that is tried again in small parts takes nothing and leaves nothing
+    stages.path_of(job, "found", 0).unlink()
+    stages.find(job, 0, 3)
+    assert not list(job.folder.glob("shared/0-1/*"))
 
 
 def test_a_step_that_is_done_is_not_done_again(make_job):
