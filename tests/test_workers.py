@@ -86,7 +86,8 @@ def test_what_never_fits_ends_in_one_sentence(pool, tmp_path):
 def test_what_users_can_mend_comes_as_it_is(pool, tmp_path, kind):
     with pytest.raises(kind, match=r"^a\.zarr: is gone$"):
         list(pool.run(partial(fail, kind("a.zarr: is gone"), 9, tmp_path), range(3)))
-    assert names_in(tmp_path) == sorted({"1.0"} | {n for n in names_in(tmp_path) if n[0] != "1"})
+    # others may still be under way
+    assert [name for name in names_in(tmp_path) if name[0] == "1"] == ["1.0"]
 
 
 def test_workers_that_die_are_replaced(tmp_path_factory, tmp_path):

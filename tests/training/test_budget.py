@@ -118,7 +118,8 @@ def test_below_ratio_one_nothing_is_known_of_the_rest_and_the_terms_of_spoco_are
     assert sparse.data.validation_label_zero == "background"
     assert (sparse.data.instance_ratio, sparse.data.instance_seed) == (0.1, 3)
     assert sparse.schedule.seed == 3
-    assert sparse.loss.weights == LossSettings().weights
+    head = spec.loss.foreground_weight
+    assert sparse.loss.weights == LossSettings(foreground_weight=head).weights
     assert sparse.loss.labelled_ratio == 0.1
     assert sparse.has_foreground_head
 
@@ -153,7 +154,8 @@ def test_the_baseline_differs_by_the_terms_of_spoco_alone(spec, ratio):
     ours = cell_spec(spec, Cell("spoco", ratio, 2))
     plain = cell_spec(spec, Cell("baseline", ratio, 2))
     without = {"unlabeled_push_weight": 0.0, "instance_weight": 0.0, "consistency_weight": 0.0}
-    assert plain.loss.weights == (1.0, 1.0, 0.001, 0.0, 0.0, 0.0, 10.0)
+    head = spec.loss.foreground_weight
+    assert plain.loss.weights == (1.0, 1.0, 0.001, 0.0, 0.0, 0.0, head)
     assert plain == ours.model_copy(update={"loss": ours.loss.model_copy(update=without)})
 
 
