@@ -17,8 +17,8 @@ GREYS = np.arange(60, 256, 28)  # farther apart than clusters are wide
 CHUNK = 128
 
 
-def write_blobs(folder, shape, chunk=CHUNK):
-    """Write an OME-Zarr (0.4) of one level, uint8."""
+def write_blobs(folder, shape, chunk=CHUNK, draw=None):
+    """Write an OME-Zarr (0.4) of one level, uint8, of balls or what else is drawn."""
     root = zarr.open_group(str(folder), mode="w", zarr_format=2)
     axes = [{"name": name, "type": "space", "unit": "micrometer"} for name in "zyx"]
     scale = [{"type": "scale", "scale": [1.0, 1.0, 1.0]}]
@@ -35,7 +35,7 @@ def write_blobs(folder, shape, chunk=CHUNK):
     )
     for start in range(0, shape[0], chunks[0]):
         stop = min(start + chunks[0], shape[0])
-        array[start:stop] = draw_slab(shape, start, stop)
+        array[start:stop] = (draw or draw_slab)(shape, start, stop)
 
 
 def draw_slab(shape, start, stop):

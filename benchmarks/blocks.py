@@ -1,11 +1,12 @@
 """What it costs to work in blocks: time and peak memory, alone and beside the network.
 
 python benchmarks/blocks.py --sizes 512 1024                        # tiny network: all but it
-python benchmarks/blocks.py --package weights/nuclei-3d-simulated --sizes 192 --workers 1 \
-    --memory 2.5 --network --core                                   # a real network
+python benchmarks/blocks.py --package weights/nuclei-3d-simulated --nuclei --sizes 512 --workers 1 \
+    --network                                                       # a real network
 
 Every run is a process of its own with fresh workers of one thread; rounds go through all variants
-in turn, and ratios are taken within a round. Volumes are those of `blobs.py`.
+in turn, and ratios are taken within a round. Volumes are those of `blobs.py`; with `--nuclei`,
+what `nuclei-3d-simulated` was trained for.
 
 `--network` runs the network alone over the same volume, once, in the same tiles, halos included.
 `--core` does so with bioimageio.core's block prediction, which needs the volume in memory. Neither
@@ -21,7 +22,8 @@ import time
 from pathlib import Path
 
 import child
-from blobs import write_blobs
+from blobs import draw_slab, write_blobs
+from simulated_volumes import draw_nuclei
 
 HERE = Path(__file__)
 
@@ -145,7 +147,7 @@ def run_core(options):
 def compare(options, size, folder):
     """Go through all variants in rounds."""
     volume = folder / f"{size}.ome.zarr"
-    write_blobs(volume, (size,) * 3)
+    write_blobs(volume, (size,) * 3, draw=draw_nuclei if options.nuclei else draw_slab)
     variants = [("blocks", workers) for workers in options.workers]
     variants += [(kind, 1) for kind in ("network", "core") if getattr(options, kind)]
     found = {variant: [] for variant in variants}
@@ -212,6 +214,7 @@ def main():
     parser.add_argument("--measure", action="store_true", help="plan first, and compare the peak")
     parser.add_argument("--network", action="store_true", help="run the network alone too")
     parser.add_argument("--core", action="store_true", help="run bioimageio.core too")
+    parser.add_argument("--nuclei", action="store_true", help="simulated nuclei, not balls")
     parser.add_argument("--folder", type=Path, help="for volumes and results, a temporary one")
     for hidden, kind in {
         "child": str,

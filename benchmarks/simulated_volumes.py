@@ -7,15 +7,29 @@ spoco-zoo evaluate predictions DATA/test/labels
 """
 
 import argparse
+from itertools import product
 from pathlib import Path
 
+import numpy as np
 import tifffile
 
 from spoco_zoo.simulation import NucleiSettings, simulate_nuclei
 
 SHAPE = (32, 128, 128)
+PIECE = (64, 256, 256)  # of a volume that is too large to be simulated at once
 SPLITS = {"train": 12, "val": 4, "test": 4}
 SETTINGS = NucleiSettings(density=0.25, radius_mean=8.0, z_spacing=2.0)
+
+
+def draw_nuclei(shape, start, stop):
+    """Planes of a large volume, put together from small ones; nuclei end where these do."""
+    slab = np.zeros((stop - start, *shape[1:]), np.uint8)
+    pieces = [range(0, side, most) for side, most in zip(slab.shape, PIECE, strict=True)]
+    for number, corner in enumerate(product(*pieces)):
+        box = tuple(slice(c, c + most) for c, most in zip(corner, PIECE, strict=True))
+        image, _ = simulate_nuclei(slab[box].shape, 10_000_000 + start * 10_000 + number, SETTINGS)
+        slab[box] = image
+    return slab
 
 
 def main():

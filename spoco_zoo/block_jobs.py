@@ -81,7 +81,14 @@ def plan_job(
     Raises:
         SettingError: None do, or a wish is impossible.
     """
-    sizes = choose_sizes(package, wishes.recipe, volume.space, wishes.memory_bytes, wishes.block)
+    sizes = choose_sizes(
+        package,
+        wishes.recipe,
+        volume.space,
+        wishes.memory_bytes,
+        wishes.block,
+        shares=wishes.device == "cpu",
+    )
     chunks = plan_chunks(volume.space, wishes.recipe, wishes.block)
     layout = plan_layout(volume.space, wishes.recipe, chunks, sizes.block)
     job = Job(

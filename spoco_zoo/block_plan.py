@@ -4,16 +4,18 @@ Everything but the network follows from sizes; what the network takes, a trial t
 bounds from above to choose by, and `distributed.measure_block` is what is told to people.
 
 Memory can go into tiles, whose halos are computed and thrown away, or into blocks, whose margins
-are. Of all sizes that fit, those are chosen that make the network compute the fewest pixels.
+are computed by two of them, or shared. Of all sizes that fit, those are chosen that make the
+network compute the fewest pixels.
 """
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 from spoco_zoo.embedder import TILE
 from spoco_zoo.errors import SettingError
+from spoco_zoo.layout import plan_chunks
 from spoco_zoo.package import Package
 from spoco_zoo.recipe import Recipe
 
@@ -25,6 +27,7 @@ _PER_SEEN_PIXEL = 16  # for a pixel of a part that is clustered, besides its emb
 _PER_FOUND_PIXEL = 5  # for a pixel of a block while its parts are clustered
 _PER_CUT_PIXEL = 11  # for a pixel of a block when its pieces are cut
 _LARGEST = {2: (16384, 16384), 3: (1024, 1024, 1024)}
+_ENOUGH = 4 << 20  # pixels of a block; a smaller one is not easier to share
 _SHARES = (1.5, 1.3, 1.1, 1.0, 0.9, 0.75, 0.6, 0.5)  # of the usual tile, in pixels a side
 
 
@@ -45,6 +48,8 @@ def choose_sizes(
     shape: Sequence[int],
     memory_bytes: int,
     block: Sequence[int] | None = None,
+    *,
+    shares: bool = True,
 ) -> Sizes:
     """Choose sizes that fit, and with which the network has the least to do.
 
@@ -54,21 +59,22 @@ def choose_sizes(
         shape: Pixels of the image.
         memory_bytes: What a worker may take.
         block: A wish for the block; its parts and tiles are chosen all the same.
+        shares: Whether blocks share their margins, see `margins`.
 
     Raises:
         SettingError: Not even the smallest block fits.
     """
     every = [
-        _fill_in(package, recipe, shape, sides, share)
+        _fill_in(package, recipe, shape, sides, share, shares=shares)
         for sides in _list_blocks(recipe, shape, block)
         for share in _SHARES
     ]
     fitting = [sizes for sizes in every if sizes.peak_bytes <= memory_bytes]
     if fitting:
-        # among nearly equal ones, small blocks are easier to share
+        # among nearly equal ones, small blocks are easier to share, until they are many
         least = min(sizes.work for sizes in fitting)
         near = [sizes for sizes in fitting if sizes.work <= 1.03 * least]
-        return min(near, key=lambda sizes: (math.prod(sizes.block), sizes.work))
+        return min(near, key=lambda sizes: (max(math.prod(sizes.block), _ENOUGH), sizes.work))
     smallest = min(every, key=lambda sizes: sizes.peak_bytes)
     if block is None:
         raise SettingError(
@@ -81,20 +87,16 @@ def choose_sizes(
 def _list_blocks(
     recipe: Recipe, shape: Sequence[int], block: Sequence[int] | None
 ) -> Iterator[tuple[int, ...]]:
-    """Blocks that may be: of 1, 2, 4, 8... windows along each axis, or the one that is wished."""
-    n_axes = len(shape)
+    """Blocks that may be: 1, 2, 3... of whole chunks along each axis, or the one that is wished."""
+    if block is not None:
+        windows = recipe.windows(len(shape))
+        whole = [math.ceil(n / window) * window for n, window in zip(shape, windows, strict=True)]
+        return iter([tuple(map(min, block, whole))])
     sides = []
-    for n, most, window in zip(
-        shape, block or _LARGEST[n_axes], recipe.windows(n_axes), strict=True
-    ):
-        whole = math.ceil(n / window) * window
-        if block is not None:
-            sides.append([min(most, whole)])
-            continue
-        doubled = [window]
-        while doubled[-1] < min(most, whole):
-            doubled.append(min(2 * doubled[-1], whole))
-        sides.append(doubled)
+    for n, chunk, most in zip(shape, plan_chunks(shape, recipe), _LARGEST[len(shape)], strict=True):
+        chunks = math.ceil(n / chunk)
+        equal = {math.ceil(chunks / count) * chunk for count in range(1, chunks + 1)}
+        sides.append(sorted(side for side in equal if side <= max(most, chunk)))
     return product(*sides)
 
 
@@ -104,6 +106,8 @@ def _fill_in(
     shape: Sequence[int],
     block: tuple[int, ...],
     share: float,
+    *,
+    shares: bool,
 ) -> Sizes:
     n_axes = len(block)
     windows, margins = recipe.windows(n_axes), recipe.margins(n_axes)
@@ -120,10 +124,6 @@ def _fill_in(
         for side, count, step in zip(new, counts, steps, strict=True)
     )
     sees = _grow(tile, halo, shape)
-    result = math.prod(map(min, inner, shape))
-    work = math.prod(c * s for c, s in zip(counts, sees, strict=True)) / result
-    work *= deep[0] / min(block[0], shape[0])
-
     network = math.prod(sees) * _PER_NETWORK_PIXEL[n_axes]
     if network > _MOST_OF_NETWORK:
         network = network * 3 // 2
@@ -132,7 +132,42 @@ def _fill_in(
     seen = math.prod(wide) * (4 * sum(package.numbers) + _PER_SEEN_PIXEL)
     clustering = seen + image + _PER_FOUND_PIXEL * pixels
     peak = _BASE + network + max(clustering, _PER_CUT_PIXEL * pixels)
-    return Sizes(block, inner, tile, peak, work)
+    sizes = Sizes(block, inner, tile, peak)
+    return replace(sizes, work=_count_work(package, recipe, shape, sizes, shares=shares))
+
+
+def _count_work(
+    package: Package, recipe: Recipe, shape: Sequence[int], sizes: Sizes, *, shares: bool
+) -> float:
+    """Pixels that the network sees for one of the result, in the mean of blocks.
+
+    Where blocks share, every second one embeds its margins and what its neighbours need of it, and
+    the others what is left in their middle.
+    """
+    margins, halo = recipe.margins(len(shape)), package.config.halo
+    own = [n / math.ceil(n / side) for n, side in zip(shape, sizes.block, strict=True)]
+    shared = [_around(o, m, n) for o, m, n in zip(own, margins, shape, strict=True)]
+    rows, tile = sizes.inner[0], sizes.tile
+    ahead = margins[0] if own[0] > rows else 0  # what the first part of a block sees of the next
+    seen = []
+    for sign in (1, -1) if shares else (1,):
+        sides = [max(o + sign * s, 0.0) for o, s in zip(own, shared, strict=True)]
+        first = min(rows + ahead + sign * shared[0] / 2, sides[0])
+        counts = [math.ceil(side / t) for side, t in zip(sides, tile, strict=True)]
+        counts[0] = math.ceil(first / tile[0])
+        counts[0] += math.ceil((sides[0] - first) / rows) * math.ceil(rows / tile[0])
+        seen.append(
+            math.prod(
+                side + count * _around(side / max(count, 1), h, n)
+                for side, count, h, n in zip(sides, counts, halo, shape, strict=True)
+            )
+        )
+    return sum(seen) / len(seen) / math.prod(own)
+
+
+def _around(side: float, by: int, n: int) -> float:
+    """Pixels around one of the parts of an axis, in the mean: there are none beyond its ends."""
+    return 2 * by * (1 - side / n)
 
 
 def _grow(sides: Sequence[int], by: Sequence[int], shape: Sequence[int]) -> list[int]:

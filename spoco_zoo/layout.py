@@ -103,5 +103,7 @@ def plan_layout(
             )
         # an instance grows into the next block, never through it
         least = max(math.ceil(recipe.fill_reach / step), 1)
-        sizes.append(step * max(round(wish / step), least))
+        # what is to hold the whole axis is not rounded below it
+        steps = math.ceil(n / step) if wish >= n else round(wish / step)
+        sizes.append(step * max(steps, least))
     return Layout(tuple(shape), tuple(sizes))
