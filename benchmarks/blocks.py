@@ -34,6 +34,7 @@ class Counting:
     def __init__(self, pool):
         self._pool = pool
         self.count = pool.count
+        self.stop = pool.stop
         self.work_s = self.network_s = 0.0
 
     def run(self, work, numbers):

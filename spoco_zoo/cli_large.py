@@ -4,6 +4,7 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -14,11 +15,11 @@ from spoco_zoo.errors import SettingError, SpocoZooError
 from spoco_zoo.terminal import complain, console, progress_bar, say
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress
 
     from spoco_zoo.choices import Flags
     from spoco_zoo.distributed import Progress as Tell
-    from spoco_zoo.large_jobs import LargeRun, LargeWishes
+    from spoco_zoo.large_jobs import ImageJob, LargeRun, LargeWishes
 
 _SILENCE_S = 30.0  # between lines, where a step takes long
 _MOST_LISTED = 6  # points in time whose instances are told one by one
@@ -113,22 +114,24 @@ def run_in_blocks(
     bar = progress_bar()
     bar.live.transient = True
     bar.disable |= not bar.console.is_terminal  # into a file steps are written as lines
-    with _ending_in_order(told), bar, run.pool() as pool:
+    with (
+        _ending_in_order(told),
+        bar,
+        run.pool() as pool,
+        run.run_all(pool, partial(_show, bar)) as works,
+    ):
         count = "1 worker" if pool.count == 1 else f"{pool.count} workers"
         where = count if wishes.scheduler is None else f"{count} of {wishes.scheduler}"
         bar.console.print(f"{run.package.name} on {run.device}, {where}", markup=False)
-        for job in run.jobs:
-            task = bar.add_task("starting", total=None, detail=job.volumes[0].name)
+        for work in works:
             try:
-                done = run.run(job, pool, _show(bar, task))
+                done = work()
             except SpocoZooError as error:
                 failed += 1
                 complain(error)
                 if len(run.jobs) == 1:
                     raise typer.Exit(1) from error
                 continue
-            finally:
-                bar.remove_task(task)
             for sentence in done.told:
                 bar.console.print(f"skipped: {sentence}", markup=False, soft_wrap=True)
             line = f"{done.url}: {_count(done.totals)}"
@@ -227,8 +230,10 @@ def _ending_in_order(told: str) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _show(bar: "Progress", task: "TaskID") -> "Tell":
-    """Make the callback that shows the blocks of a step on the bar, or as lines."""
+@contextmanager
+def _show(bar: "Progress", job: "ImageJob") -> Iterator["Tell"]:
+    """Show the blocks of a step of an image on a bar of its own, or as lines."""
+    task = bar.add_task("starting", total=None, detail=job.volumes[0].name)
     last_s = time.monotonic()
 
     def show(title: str, done: int, total: int) -> None:
@@ -239,4 +244,7 @@ def _show(bar: "Progress", task: "TaskID") -> "Tell":
             say(f"{title}: {done} of {total}", err=True)
             last_s = time.monotonic()
 
-    return show
+    try:
+        yield show
+    finally:
+        bar.remove_task(task)

@@ -51,7 +51,7 @@ from spoco_zoo.scratch import DamagedFileError, is_whole, read_arrays, write_arr
 from spoco_zoo.stages import Done, Job
 from spoco_zoo.stores import clean_address, has_group
 from spoco_zoo.volumes import Volume
-from spoco_zoo.workers import Pool
+from spoco_zoo.workers import Pool, count_at_once, together
 
 Progress = Callable[[str, int, int], None]  # the step, blocks done and blocks in all
 
@@ -126,22 +126,35 @@ def segment_image(
     }
     jobs = _keep_embeddings(begin(jobs, folder, asked, wishes), folder, package, wishes)
     store = _open_store(volumes, target, folder, jobs[0].layout.block, wishes)
-    peak, told, totals = 0, [], []
-    for job in jobs:
-        result = _Run(replace(job, labels=store), pool, progress)
-        totals.append(result.run())
-        peak = max(peak, result.peak_bytes)
-        told += result.told
+    runs, totals = _run_all([replace(job, labels=store) for job in jobs], pool, progress)
     # once this is written, only names are missing
     write_bytes(folder / _STORE, dump_store(store), overwrite=True)
     for job, place in zip(jobs, wishes.embeddings, strict=False):
         if job.embeddings is not None and job.embeddings.exists():
             finish_embeddings(job.embeddings, place, overwrite=wishes.overwrite)
     store.finish(max(totals))
-    done = Segmented(store, folder, tuple(jobs), tuple(totals), peak, tuple(dict.fromkeys(told)))
+    peak = max(run.peak_bytes for run in runs)
+    told = tuple(dict.fromkeys(sentence for run in runs for sentence in run.told))
+    done = Segmented(store, folder, tuple(jobs), totals, peak, told)
     if not wishes.keeps_work:
         clear(done)
     return done
+
+
+def _run_all(
+    jobs: list[Job], pool: Pool, progress: Progress
+) -> tuple[list["_Run"], tuple[int, ...]]:
+    """Find and count the instances at all points in time, at several at once if they are small."""
+    at_once = count_at_once(pool, len(jobs), len(jobs[0].layout))
+    # steps of several would mix
+    runs = [_Run(job, pool, progress if at_once == 1 else _say_nothing) for job in jobs]
+    totals: list[int] = []
+    with together([run.run for run in runs], pool, at_once) as works:
+        for work in works:
+            if at_once > 1:
+                progress("points in time", len(totals), len(jobs))
+            totals.append(work())
+    return runs, tuple(totals)
 
 
 def check_target(volumes: Sequence[Volume], target: str | Path | None, wishes: BlockWishes) -> None:
@@ -368,6 +381,10 @@ def _keep_embeddings(
             create_embeddings(place, shape, windows, job.volume.scale_um, version)
         kept.append(replace(job, embeddings=place))
     return kept
+
+
+def _say_nothing(title: str, done: int, total: int) -> None:
+    """Progress that nobody sees."""
 
 
 def _damaged(job: Job) -> OutputError:

@@ -1,4 +1,4 @@
-"""Inputs larger than memory, one after the other: where results go, who works, what is told.
+"""Inputs larger than memory, one or many: where results go, who works, what is told.
 
 `jobs` does the same for images that fit into memory.
 """
@@ -6,9 +6,10 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
@@ -35,7 +36,7 @@ from spoco_zoo.recipe import Recipe
 from spoco_zoo.results import name_files
 from spoco_zoo.stores import is_remote
 from spoco_zoo.volumes import Volume, group_images, is_volume, open_volumes
-from spoco_zoo.workers import Cluster, Here, Pool
+from spoco_zoo.workers import Cluster, Here, Pool, count_at_once, together
 
 _USUAL_BYTES = 3_600_000_000  # for a worker, where there is as much
 
@@ -282,8 +283,9 @@ class LargeRun:
             keeps_work=True,
         )
         if wishes.scheduler is None:
-            # blocks of one image are shared, so more workers than these would wait
-            self.workers = min(self.workers, self._most_blocks())
+            self.workers = min(self.workers, sum(self.count_blocks()))
+            if wishes.workers is None and self._is_small():
+                self.workers = 1
             # where it was not said how many, cores that are left help inside each
             threads = 1 if wishes.workers else max(count_cores() // self.workers, 1)
             self.plan = replace(self.plan, threads=threads)
@@ -337,6 +339,29 @@ class LargeRun:
             for path in (path for named in self._name_files(job) for path in named.values()):
                 refuse_existing(path, overwrite=self.wishes.overwrite)
 
+    @contextmanager
+    def run_all(
+        self, pool: Pool, progress: Callable[[ImageJob], AbstractContextManager[Progress]]
+    ) -> Iterator[list[Callable[[], Segmented]]]:
+        """Segment all images, several at once where they are small.
+
+        Args:
+            pool: Who does the work.
+            progress: Told what is being done of an image, from when it is begun until it is done.
+
+        Yields:
+            For each image what gives its result, or raises why there is none.
+        """
+
+        def run(job: ImageJob) -> Segmented:
+            with progress(job) as tell:
+                return self.run(job, pool, tell)
+
+        steps = sum(self.count_blocks()) // len(self.jobs)
+        at_once = count_at_once(pool, len(self.jobs), steps)
+        with together([partial(run, job) for job in self.jobs], pool, at_once) as works:
+            yield works
+
     def run(self, job: ImageJob, pool: Pool, progress: Progress) -> Segmented:
         """Segment one image and write all its results.
 
@@ -374,11 +399,14 @@ class LargeRun:
             return [{} for _ in job.volumes]
         return [name_files(path, kinds) for path in job.name_besides()]
 
-    def _most_blocks(self) -> int:
-        """Blocks of the image that has most."""
-        volumes = {volume.space: volume for job in self.jobs for volume in job.volumes}
-        plans = [plan_job(v, self.package, Path(), self.plan)[1] for v in volumes.values()]
-        return max(len(plan.layout) for plan in plans)
+    def count_blocks(self) -> list[int]:
+        """Blocks of each image, at all its points in time."""
+        spaces = {volume.space: volume for job in self.jobs for volume in job.volumes}
+        counts = {
+            space: len(plan_job(volume, self.package, Path(), self.plan)[1].layout)
+            for space, volume in spaces.items()
+        }
+        return [sum(counts[volume.space] for volume in job.volumes) for job in self.jobs]
 
     def _is_small(self) -> bool:
         """Whether it is not worth a process of its own: a few megapixels in all."""

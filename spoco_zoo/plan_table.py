@@ -18,8 +18,8 @@ def tell_plan(run: LargeRun, measured: Measured, workers: int) -> list[tuple[str
         math.prod(math.ceil(n / b) for n, b in zip(v.space, job.layout.block, strict=True))
         for v in volumes
     ]
-    # workers wait for each other at the end of each point in time
-    turns = sum(math.ceil(count / workers) for count in counts) / sum(counts)
+    # workers wait for each other at the end, while small images are done at the same time
+    turns = math.ceil(sum(counts) / workers) / sum(counts)
     tried = job.layout.box(_middle(job.layout.counts))
     more = sum(math.prod(v.space) for v in volumes) / math.prod(s.stop - s.start for s in tried)
     raw = sum(math.prod(v.shape) * np.dtype(v.dtype).itemsize for v in volumes)

@@ -6,6 +6,7 @@ How it is done is told by `distributed`; `run` and `plan` of the command line go
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from spoco_zoo.distributed import Progress, Segmented
@@ -55,7 +56,8 @@ def segment_volume(  # noqa: PLR0913 the door has one keyword for each wish
         skip_damaged: Take chunks that cannot be decoded as 0, and name them in `told`.
         device: `cpu`, `cuda` or `auto`.
         overwrite: Whether results that are there may be replaced.
-        progress: Told the step, blocks done and blocks in all.
+        progress: Told the step, blocks done and blocks in all; of a plate, from several threads,
+            one for each image that is under way.
 
     Returns:
         For each image, a plate having many: `url` of its labels, `totals` of instances at its
@@ -88,5 +90,5 @@ def segment_volume(  # noqa: PLR0913 the door has one keyword for each wish
     run = LargeRun(loaded, recipe or loaded.config.recipe, jobs, wishes)
     for job in jobs:
         run.check(job)
-    with run.pool() as pool:
-        return [run.run(job, pool, progress) for job in jobs]
+    with run.pool() as pool, run.run_all(pool, lambda _: nullcontext(progress)) as works:
+        return [work() for work in works]

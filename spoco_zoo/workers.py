@@ -13,21 +13,26 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing import resource_tracker
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from threading import Event
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from spoco_zoo.errors import DeviceError, MissingExtraError, SpocoZooError
 from spoco_zoo.scratch import DamagedFileError
 from spoco_zoo.stages import Done
 
 Work = Callable[[int, int], Done]  # the number of a block, and how often it failed before
+T = TypeVar("T")
 
 _MOST_ATTEMPTS = 5
 _AHEAD = 3  # steps that wait at a worker, so that none waits for its next one
 _ENDED = "its worker was ended each time"
+_MOST_AT_ONCE = 32  # images, each a thread here
+_WAIT_S = 0.5
 _TICK_S = 5
 _PATIENCE_S = 300  # until it is said that no worker is left
 
@@ -46,6 +51,44 @@ class Pool(Protocol):
         Raises:
             SpocoZooError: What the work raised; or a step failed too often, or nobody is left.
         """
+
+    def stop(self) -> None:
+        """Let all that is run for other threads end, for nobody waits for it any more."""
+
+
+def count_at_once(pool: Pool, works: int, steps: int) -> int:
+    """Say how many works of so many steps keep all workers busy.
+
+    Args:
+        pool: The workers.
+        works: How many works there are: images, or points in time.
+        steps: How many steps each has for workers to do at a time.
+    """
+    # twice as many as there are workers, since a work waits for its last step again and again
+    wanted = math.ceil(2 * pool.count / max(steps, 1)) if pool.count > 1 else 1
+    return min(works, wanted, _MOST_AT_ONCE)
+
+
+@contextmanager
+def together(
+    works: Sequence[Callable[[], T]], pool: Pool, at_once: int
+) -> Iterator[list[Callable[[], T]]]:
+    """Do works that share a pool, several at once; one at once is done when it is asked for.
+
+    Yields:
+        For each work what gives its result, or raises what it raised.
+    """
+    if at_once <= 1:
+        yield list(works)
+        return
+    threads = ThreadPoolExecutor(at_once)
+    try:
+        yield [threads.submit(work).result for work in works]
+    except KeyboardInterrupt:
+        pool.stop()
+        raise
+    finally:
+        threads.shutdown(cancel_futures=True)
 
 
 class Here:
@@ -66,6 +109,13 @@ class Here:
             else:
                 raise _too_often(number, "it does not fit into memory")
 
+    def stop(self) -> None:
+        """Nothing is run here for other threads."""
+
+
+class _StoppedError(Exception):
+    """Nobody waits for this any more."""
+
 
 class Cluster:
     """Dask workers. Use it in a `with`, to end those that were started here."""
@@ -76,6 +126,7 @@ class Cluster:
         self._address = address
         self._cluster: Any = None  # of ours
         self._wanted = self._known = 0
+        self._stopped = Event()
         self._stack = ExitStack()
 
     @classmethod
@@ -182,10 +233,14 @@ class Cluster:
         """Do some work for every number, smaller where a worker did not survive it."""
         waiting = deque((number, 0) for number in numbers)
         under_way: dict[Any, tuple[int, int]] = {}
-        self._looked_s, self._seen_s = -math.inf, time.monotonic()
+        looked_s, self._seen_s = -math.inf, time.monotonic()
         try:
             while waiting or under_way:
-                self._tend()
+                if self._stopped.is_set():
+                    raise _StoppedError
+                if time.monotonic() >= looked_s + _TICK_S:
+                    looked_s = time.monotonic()
+                    self._tend(looked_s)
                 while waiting and len(under_way) < _AHEAD * max(self._known, 1):
                     number, attempt = waiting.popleft()
                     future = self._client.submit(work, number, attempt, pure=False)
@@ -203,18 +258,18 @@ class Cluster:
             with suppress(Exception):
                 self._client.cancel(list(under_way), force=True)
 
-    def _tend(self) -> None:
-        """Look every few seconds who is there; workers of ours that are lost are started again.
+    def stop(self) -> None:
+        """Let all that is run for other threads end, within a moment."""
+        self._stopped.set()
+
+    def _tend(self, now: float) -> None:
+        """Look who is there; workers of ours that are lost are started again.
 
         Dask starts a worker again whose process ends, but not one that ends while it starts.
 
         Raises:
             DeviceError: Nobody is there, and has not been for long.
         """
-        now = time.monotonic()
-        if now < self._looked_s + _TICK_S:
-            return
-        self._looked_s = now
         with suppress(Exception):  # where the scheduler is gone, its steps tell of it
             self._known = self.count
             if self._cluster is not None:
@@ -302,7 +357,7 @@ def _wait_for_some(client: Any, futures: list[Any]) -> list[Any]:  # noqa: ANN40
 
     # or it would wait in the loop of another client of this process, which is not woken
     with client.as_current(), suppress(CancelledError, TimeoutError):
-        wait(futures, timeout=_TICK_S, return_when="FIRST_COMPLETED")  # type: ignore[no-untyped-call]
+        wait(futures, timeout=_WAIT_S, return_when="FIRST_COMPLETED")  # type: ignore[no-untyped-call]
     return [future for future in futures if future.status != "pending"]
 
 

@@ -131,10 +131,15 @@ def test_a_folder_gets_a_store_for_each_image(run_small, crowd, write_ngff, tmp_
     assert names_in(tmp_path / "out") == ["a.ome.zarr", "b.ome.zarr"]
 
 
-def test_all_points_in_time_are_in_one_label_image(run_small, crowd, write_ngff, tmp_path):
+# one after the other in small blocks, and all at once, each being one block
+ONE_OR_ALL = pytest.mark.parametrize("flags", [(), ("--workers", 2, "--block", 64)])
+
+
+@ONE_OR_ALL
+def test_all_points_in_time_are_in_one_label_image(run_small, crowd, write_ngff, tmp_path, flags):
     movie = np.stack([crowd(30, 40, seed=n) for n in range(3)])
     image = write_ngff(tmp_path / "a.ome.zarr", movie, "tyx")
-    assert run_small(image, None, "--into", "--name", "cells").code == 0
+    assert run_small(image, None, "--into", "--name", "cells", *flags).code == 0
     found = read(image / "labels" / "cells")
     assert found.shape == movie.shape
     for plane, pixels in zip(found, movie, strict=True):
@@ -142,7 +147,8 @@ def test_all_points_in_time_are_in_one_label_image(run_small, crowd, write_ngff,
     assert not list(tmp_path.glob(".*"))
 
 
-def test_each_field_of_a_plate_gets_its_labels(run_small, crowd, write_ngff, tmp_path):
+@ONE_OR_ALL
+def test_each_field_of_a_plate_gets_its_labels(run_small, crowd, write_ngff, tmp_path, flags):
     plate = zarr.create_group(store=str(tmp_path / "p.zarr"), zarr_format=2)
     wells = [{"path": "A/1", "rowIndex": 0, "columnIndex": 0}]
     wells += [{"path": "B/1", "rowIndex": 1, "columnIndex": 0}]
@@ -154,8 +160,10 @@ def test_each_field_of_a_plate_gets_its_labels(run_small, crowd, write_ngff, tmp
         plate.create_group(well).attrs.put({"well": {"version": "0.4", "images": mine}})
     for name, seed in fields.items():
         write_ngff(None, crowd(30, 40, seed=seed), "yx", group=plate.create_group(name))
-    result = run_small(tmp_path / "p.zarr", None, "--into")
+    result = run_small(tmp_path / "p.zarr", None, "--into", *flags)
     assert result.out == "3 of 3 images done\n"
+    told = [line.split(": ")[0] for line in result.err.splitlines() if "instances (" in line]
+    assert told == [str(tmp_path / "p.zarr" / name / "labels" / "instances") for name in fields]
     for name, seed in fields.items():
         found = read(tmp_path / "p.zarr" / name / "labels" / "instances")
         assert (found == judge(run_small, crowd(30, 40, seed=seed))).all()

@@ -18,7 +18,7 @@ from spoco_zoo import workers
 from spoco_zoo.errors import DeviceError, ImageError
 from spoco_zoo.scratch import DamagedFileError
 from spoco_zoo.stages import Done
-from spoco_zoo.workers import Cluster, Here
+from spoco_zoo.workers import Cluster, Here, count_at_once, together
 
 ELSEWHERE = "a worker failed (ZeroDivisionError: division by zero): look at its log"
 
@@ -88,6 +88,66 @@ def test_what_users_can_mend_comes_as_it_is(pool, tmp_path, kind):
         list(pool.run(partial(fail, kind("a.zarr: is gone"), 9, tmp_path), range(3)))
     # others may still be under way
     assert [name for name in names_in(tmp_path) if name[0] == "1"] == ["1.0"]
+
+
+def wait_for(others, folder, number, attempt):
+    """End when so many steps are under way, or after a minute."""
+    note(folder, number, attempt)
+    until = time.monotonic() + 60
+    while len(list(folder.iterdir())) < others and time.monotonic() < until:
+        time.sleep(0.01)
+    return Done(float(number))
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    with Cluster.start(2, 1_500_000_000, tmp_path_factory.mktemp("pair")) as pool:
+        yield pool
+
+
+def test_so_many_works_at_once_that_workers_are_busy(pair):
+    found = [count_at_once(pair, 100, steps) for steps in (0, 1, 2, 3, 4, 1000)]
+    assert found == [4, 4, 2, 2, 1, 1]
+    assert count_at_once(pair, 3, 1) == 3
+    assert count_at_once(Here(), 100, 1) == 1
+
+
+def test_works_share_workers_and_each_has_its_own_end(pair, tmp_path):
+    def work(number):
+        # no step ends before one of the other work is under way
+        step = partial(wait_for, 2, tmp_path)
+        found = [done.seconds for _, done in pair.run(step, [number])]
+        if number == 2:
+            raise ImageError("b.zarr: is gone")
+        return found
+
+    with together([partial(work, number) for number in (1, 2)], pair, 2) as works:
+        assert works[0]() == [1.0]
+        with pytest.raises(ImageError, match=r"^b\.zarr: is gone$"):
+            works[1]()
+
+
+def test_works_end_when_nobody_waits_for_them(tmp_path_factory, tmp_path):
+    ended = []
+
+    def work(number):
+        try:
+            return list(pool.run(partial(wait_for, 99, tmp_path), [number]))
+        finally:
+            ended.append(number)
+
+    def interrupt():
+        with together([partial(work, number) for number in range(9)], pool, 2):
+            while len(names_in(tmp_path)) < 2:
+                time.sleep(0.01)
+            raise KeyboardInterrupt
+
+    with Cluster.start(2, 1_500_000_000, tmp_path_factory.mktemp("pool")) as pool:
+        start = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            interrupt()
+        assert time.monotonic() - start < 30  # steps would wait for a minute
+    assert sorted(ended) == [0, 1]
 
 
 def test_workers_that_die_are_replaced(tmp_path_factory, tmp_path):
