@@ -33,6 +33,13 @@ from spoco_zoo.recipe import Recipe
 DATA = Path(__file__).parent / "data"
 
 
+def pytest_collection_modifyitems(items):
+    """Coverage is asked of the rooms that run packages; tests of all others do without it."""
+    for item in items:
+        if item.path.parent.name in ("datasets", "engines", "packaging", "training"):
+            item.add_marker("uncounted")
+
+
 @pytest.fixture
 def copy_tiny(tmp_path):
     """Copy `package`, `momentum` or `volume` and return its folder."""

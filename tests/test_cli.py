@@ -783,6 +783,7 @@ def test_a_damaged_package_is_told_instead_of_findings(call, tiny_package):
 # --- train, export, run, evaluate
 
 
+@pytest.mark.uncounted
 def test_from_images_to_scores(call, nuclei_data, tiny_spec, tmp_path, monkeypatch):
     """The four commands one after the other; the judge of the format is asked in test_export."""
     pytest.importorskip("torch")
@@ -837,6 +838,7 @@ def test_from_images_to_scores(call, nuclei_data, tiny_spec, tmp_path, monkeypat
     )
 
 
+@pytest.mark.uncounted
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for one process")
 def test_training_can_be_stopped_and_resumed(
     call, start_python, nuclei_data, tiny_spec, tmp_path, monkeypatch

@@ -417,7 +417,7 @@ def test_too_little_memory_is_told_before_work_is_done(call, small, image, tmp_p
     result = call("run", small("package"), image, "-o", tmp_path / "b.ome.zarr", "--memory", "10MB")
     assert result.code == 1
     assert result.err == (
-        "Error: --memory is 0.01 GB: expected at least 0.29 GB for a block of [16, 16] pixels\n"
+        "Error: --memory is 0.01 GB: expected at least 0.30 GB for a block of [32, 48] pixels\n"
     )
     assert not list(tmp_path.glob("*b.ome*"))
 

@@ -207,6 +207,7 @@ def test_instances_joined_by_an_uncertain_bridge_are_told_apart_in_the_core():
 # --- blocks, windows and places
 
 
+@pytest.mark.uncounted
 @variants
 @pytest.mark.parametrize("n_axes", [2, 3])
 @pytest.mark.parametrize("kind", KINDS)
@@ -220,6 +221,7 @@ def test_no_block_changes_a_pixel(scene, method, n_axes, kind):
         assert (cluster(f, foreground, recipe, g, block=sizes) == whole).all()
 
 
+@pytest.mark.uncounted
 @variants
 @pytest.mark.parametrize("n_axes", [2, 3])
 @settings(max_examples=10, deadline=None)
@@ -282,6 +284,7 @@ def test_blocks_may_come_in_any_order(scene, method, n_axes):
         assert (canvas.finish(foreground) == whole).all()
 
 
+@pytest.mark.uncounted
 @variants
 @settings(max_examples=6, deadline=None)
 @given(st.integers(0, 2**32), st.integers(0, 15))
@@ -375,6 +378,7 @@ def lattice(rows, columns, e=2):
     return (y * columns + x + 1).astype(np.uint32), f
 
 
+@pytest.mark.uncounted
 @pytest.mark.parametrize("touching", [True, False])
 def test_a_hundred_thousand_instances_are_found_exactly_in_bounded_time(touching):
     truth, f = lattice(316, 317)
@@ -429,6 +433,7 @@ def test_without_a_least_size_and_without_filling_every_pixel_near_a_centre_stay
     assert alone == 0 or alone not in labels
 
 
+@pytest.mark.uncounted
 @methods
 @pytest.mark.parametrize("n_axes", [2, 3])
 def test_the_layout_of_arrays_and_the_right_to_write_them_do_not_matter(scene, method, n_axes):

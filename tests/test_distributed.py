@@ -25,6 +25,8 @@ from spoco_zoo.session import EmbeddingSession
 from spoco_zoo.volumes import open_volumes
 from spoco_zoo.workers import Cluster, Here
 
+pytestmark = pytest.mark.uncounted
+
 DATA = Path(__file__).parent / "data"
 ROOT = Path(__file__).resolve().parent.parent
 SHAPES = {2: (40, 60), 3: (14, 30, 40)}

@@ -49,6 +49,7 @@ def test_threads_change_nothing(scene, method, n_axes):
             np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.uncounted
 @variants
 @pytest.mark.parametrize("n_axes", [2, 3])
 @pytest.mark.parametrize("kind", ["cells", "gaps", "crumbs"])
@@ -170,6 +171,7 @@ def test_a_noisy_embedding_is_not_taken_for_a_slope(embedding_of, stripes, run):
         assert (run(truth, noisy, MeanShift()) == truth).all()
 
 
+@pytest.mark.uncounted
 @pytest.mark.parametrize("method", [MeanShift(), Consistency()], ids=lambda method: method.method)
 def test_three_thousand_pieces_take_a_few_seconds(run, method):
     here = np.indices((600, 500)) % 10
@@ -269,6 +271,7 @@ def test_hdbscan_finds_small_instances_in_windows_that_do_not_hold_too_many():
     assert (labels == relabel(truth)).all()
 
 
+@pytest.mark.uncounted
 def test_consistency_drops_no_small_instance_that_both_nets_find():
     here = np.indices((400, 400))
     foreground = (here % 5 < 4).all(axis=0)  # 6400 pieces of 16 pixels

@@ -766,6 +766,7 @@ def places(value):
             yield from places(part)
 
 
+@pytest.mark.uncounted
 def test_any_change_of_words_ends_in_findings_or_in_our_error(tmp_path):
     chance = random.Random(0)
     worlds = {kind: make(kind) for kind in SUITS}
@@ -799,6 +800,7 @@ def test_any_change_of_words_ends_in_findings_or_in_our_error(tmp_path):
     assert ends["refused"] > 30
 
 
+@pytest.mark.uncounted
 def test_any_test_tensor_ends_in_findings_or_in_our_error(tmp_path):
     chance = random.Random(0)
     world = make("labels")

@@ -20,6 +20,8 @@ from spoco_zoo.errors import PackageError
 from spoco_zoo.foreign import load_foreign
 from spoco_zoo.package import load_package
 
+pytestmark = pytest.mark.uncounted
+
 TINY = Path(__file__).parent / "data" / "tiny_package"
 HOSTILE = (
     *("../outside", "/outside", "a/../../outside", "..\\outside", "C:\\outside", "CON", "nul.txt"),

@@ -205,6 +205,7 @@ def test_an_impossible_tile_is_refused(tiny, painted, tile):
 # --- blocks
 
 
+@pytest.mark.uncounted
 @pytest.mark.parametrize(("kind", "n_axes"), [("package", 2), ("momentum", 2), ("volume", 3)])
 def test_no_tile_and_no_block_changes_a_pixel(open_tiny, paint, kind, n_axes):
     session = open_tiny(kind)

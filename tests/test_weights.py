@@ -18,6 +18,8 @@ from spoco_zoo.segmentation import embed, make_instances, segment
 from spoco_zoo.session import EmbeddingSession
 from spoco_zoo.simulation import simulate_nuclei
 
+pytestmark = pytest.mark.uncounted
+
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = sorted(path.parent for path in (ROOT / "weights").glob("*/rdf.yaml"))
 ENDINGS = ("-instances", "-boundaries", "-qupath")

@@ -20,6 +20,8 @@ from spoco_zoo.scratch import DamagedFileError
 from spoco_zoo.stages import Done
 from spoco_zoo.workers import Cluster, Here, count_at_once, together
 
+pytestmark = pytest.mark.uncounted
+
 ELSEWHERE = "a worker failed (ZeroDivisionError: division by zero): look at its log"
 
 
