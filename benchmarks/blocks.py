@@ -33,7 +33,7 @@ class Counting:
 
     def __init__(self, pool):
         self._pool = pool
-        self.count = pool.count
+        self.count, self.most = pool.count, pool.most
         self.stop = pool.stop
         self.work_s = self.network_s = 0.0
 

@@ -7,7 +7,7 @@ of work says what was asked for.
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -92,7 +92,7 @@ def plan_job(
     chunks = plan_chunks(volume.space, wishes.recipe, wishes.block)
     layout = plan_layout(volume.space, wishes.recipe, chunks, sizes.block)
     job = Job(
-        folder=folder if volume.time is None else folder / f"t{volume.time}",
+        folder=_folder_of(volume, folder),
         volume=volume,
         package=package.location.absolute(),
         sha256=package.config.files[package.onnx_name],
@@ -108,6 +108,22 @@ def plan_job(
         skips_damage=wishes.skips_damage,
     )
     return sizes, job
+
+
+def plan_jobs(
+    volumes: Sequence[Volume], package: Package, folder: Path, wishes: BlockWishes
+) -> list[Job]:
+    """Plan all points in time of an image, which are alike.
+
+    Raises:
+        SettingError: No block fits into memory, or a wish is impossible.
+    """
+    job = plan_job(volumes[0], package, folder, wishes)[1]
+    return [replace(job, folder=_folder_of(volume, folder), volume=volume) for volume in volumes]
+
+
+def _folder_of(volume: Volume, folder: Path) -> Path:
+    return folder if volume.time is None else folder / f"t{volume.time}"
 
 
 @contextmanager

@@ -142,7 +142,8 @@ def _count_work(
     """Pixels that the network sees for one of the result, in the mean of blocks.
 
     Where blocks share, every second one embeds its margins and what its neighbours need of it, and
-    the others what is left in their middle.
+    the others what is left in their middle; as long as there are more blocks than workers, for
+    neighbours that are found at the same time have nothing of each other.
     """
     margins, halo = recipe.margins(len(shape)), package.config.halo
     own = [n / math.ceil(n / side) for n, side in zip(shape, sizes.block, strict=True)]

@@ -118,7 +118,7 @@ def run_in_blocks(
         _ending_in_order(told),
         bar,
         run.pool() as pool,
-        run.run_all(pool, partial(_show, bar)) as works,
+        run.run_all(pool, partial(_show, bar, len(run.jobs))) as works,
     ):
         count = "1 worker" if pool.count == 1 else f"{pool.count} workers"
         where = count if wishes.scheduler is None else f"{count} of {wishes.scheduler}"
@@ -231,8 +231,9 @@ def _ending_in_order(told: str) -> Iterator[None]:
 
 
 @contextmanager
-def _show(bar: "Progress", job: "ImageJob") -> Iterator["Tell"]:
+def _show(bar: "Progress", images: int, job: "ImageJob") -> Iterator["Tell"]:
     """Show the blocks of a step of an image on a bar of its own, or as lines."""
+    name = f"{job.volumes[0].name}, " if images > 1 else ""
     task = bar.add_task("starting", total=None, detail=job.volumes[0].name)
     last_s = time.monotonic()
 
@@ -241,7 +242,7 @@ def _show(bar: "Progress", job: "ImageJob") -> Iterator["Tell"]:
         if not bar.disable:
             bar.update(task, description=title, completed=done, total=total)
         elif done == total > 1 or time.monotonic() > last_s + _SILENCE_S:
-            say(f"{title}: {done} of {total}", err=True)
+            say(f"{name}{title}: {done} of {total}", err=True)
             last_s = time.monotonic()
 
     try:

@@ -18,7 +18,14 @@ from typing import Any
 import numpy as np
 
 from spoco_zoo import stages
-from spoco_zoo.block_jobs import BlockWishes, begin, has_begun, plan_job, work_folder
+from spoco_zoo.block_jobs import (
+    BlockWishes,
+    begin,
+    has_begun,
+    plan_job,
+    plan_jobs,
+    work_folder,
+)
 from spoco_zoo.block_plan import Sizes
 from spoco_zoo.blocks import Meeting
 from spoco_zoo.embedding_stores import create_embeddings, finish_embeddings
@@ -118,7 +125,7 @@ def segment_image(
     """
     check_target(volumes, target, wishes)
     folder = work_folder(volumes[0], target, wishes)
-    jobs = [plan_job(volume, package, folder / "steps", wishes)[1] for volume in volumes]
+    jobs = plan_jobs(volumes, package, folder / "steps", wishes)
     asked = {
         "target": None if target is None else clean_address(target),
         # all that is done with what the network gives, and the network's own hash among it
@@ -145,15 +152,15 @@ def _run_all(
     jobs: list[Job], pool: Pool, progress: Progress
 ) -> tuple[list["_Run"], tuple[int, ...]]:
     """Find and count the instances at all points in time, at several at once if they are small."""
-    at_once = count_at_once(pool, len(jobs), len(jobs[0].layout))
+    at_once = count_at_once(pool.most, len(jobs), len(jobs[0].layout))
     # steps of several would mix
     runs = [_Run(job, pool, progress if at_once == 1 else _say_nothing) for job in jobs]
     totals: list[int] = []
     with together([run.run for run in runs], pool, at_once) as works:
         for work in works:
+            totals.append(work())
             if at_once > 1:
                 progress("points in time", len(totals), len(jobs))
-            totals.append(work())
     return runs, tuple(totals)
 
 

@@ -6,6 +6,7 @@ The attributes are written here as the two formats state them, since neither `om
 
 import json
 import os
+import threading
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from spoco_zoo.ngff import read_multiscales
 from spoco_zoo.stores import get, import_zarr, is_remote, open_store
 from spoco_zoo.volumes import Volume
 
+_LISTING = threading.Lock()
 _COLORS = 10_000  # ids: more would make metadata of megabytes, which readers load at once
 
 
@@ -153,13 +155,15 @@ def register(home: str, name: str, zarr_format: int, version: str) -> None:
         inner["labels"] = [*names, name]
         group.attrs.put(attributes | {"ome": inner} if version == "0.5" else inner)
     place = home
-    for _ in range(4):  # field, well, row, plate
-        if _is_consolidated(place):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # that format 3 does not know of it yet
-                target = open_store(place, read_only=False)
-                zarr.consolidate_metadata(target, zarr_format=zarr_format)
-        place = place.rpartition("/")[0]
+    # fields of a plate may be at it at the same time, and the last one has to see the others
+    with _LISTING:
+        for _ in range(4):  # field, well, row, plate
+            if _is_consolidated(place):
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # that format 3 does not know of it yet
+                    target = open_store(place, read_only=False)
+                    zarr.consolidate_metadata(target, zarr_format=zarr_format)
+            place = place.rpartition("/")[0]
 
 
 def _is_consolidated(url: str) -> bool:

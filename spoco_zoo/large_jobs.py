@@ -282,9 +282,11 @@ class LargeRun:
             overwrite=wishes.overwrite,
             keeps_work=True,
         )
+        self.blocks = self._count_blocks()
         if wishes.scheduler is None:
-            self.workers = min(self.workers, sum(self.count_blocks()))
-            if wishes.workers is None and self._is_small():
+            self.workers = min(self.workers, sum(self.blocks))
+            in_one_block = sum(self.blocks) == sum(len(job.volumes) for job in jobs)
+            if wishes.workers is None and in_one_block and self._is_small():
                 self.workers = 1
             # where it was not said how many, cores that are left help inside each
             threads = 1 if wishes.workers else max(count_cores() // self.workers, 1)
@@ -357,8 +359,8 @@ class LargeRun:
             with progress(job) as tell:
                 return self.run(job, pool, tell)
 
-        steps = sum(self.count_blocks()) // len(self.jobs)
-        at_once = count_at_once(pool, len(self.jobs), steps)
+        steps = sum(self.blocks) // len(self.jobs)
+        at_once = count_at_once(pool.most, len(self.jobs), steps)
         with together([partial(run, job) for job in self.jobs], pool, at_once) as works:
             yield works
 
@@ -399,7 +401,7 @@ class LargeRun:
             return [{} for _ in job.volumes]
         return [name_files(path, kinds) for path in job.name_besides()]
 
-    def count_blocks(self) -> list[int]:
+    def _count_blocks(self) -> list[int]:
         """Blocks of each image, at all its points in time."""
         spaces = {volume.space: volume for job in self.jobs for volume in job.volumes}
         counts = {

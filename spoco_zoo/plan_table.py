@@ -8,6 +8,7 @@ import numpy as np
 from spoco_zoo.distributed import Measured
 from spoco_zoo.large_jobs import LargeRun
 from spoco_zoo.margins import count_embedded, count_shared, plan_order
+from spoco_zoo.workers import count_at_once
 
 
 def tell_plan(run: LargeRun, measured: Measured, workers: int) -> list[tuple[str, str]]:
@@ -18,8 +19,10 @@ def tell_plan(run: LargeRun, measured: Measured, workers: int) -> list[tuple[str
         math.prod(math.ceil(n / b) for n, b in zip(v.space, job.layout.block, strict=True))
         for v in volumes
     ]
-    # workers wait for each other at the end, while small images are done at the same time
-    turns = math.ceil(sum(counts) / workers) / sum(counts)
+    at_once = count_at_once(workers, len(volumes), sum(counts) // len(counts))
+    # workers wait for each other at the end of each point in time, unless others are done meanwhile
+    ends = [sum(counts)] if at_once > 1 else counts
+    turns = sum(math.ceil(count / workers) for count in ends) / sum(counts)
     tried = job.layout.box(_middle(job.layout.counts))
     more = sum(math.prod(v.space) for v in volumes) / math.prod(s.stop - s.start for s in tried)
     raw = sum(math.prod(v.shape) * np.dtype(v.dtype).itemsize for v in volumes)
@@ -28,7 +31,7 @@ def tell_plan(run: LargeRun, measured: Measured, workers: int) -> list[tuple[str
     disk = 3 * measured.disk_bytes * more
     margins = job.recipe.margins(len(job.layout.shape))
     order = plan_order(job.layout, workers)
-    shared = measured.shared_bytes * count_shared(job.layout, margins, order)
+    shared = measured.shared_bytes * count_shared(job.layout, margins, order) * at_once
     # the block that was tried had neighbours that left nothing
     alone = count_embedded(job.layout, margins, _middle(job.layout.counts), shares=False)
     mean = sum(

@@ -56,8 +56,8 @@ def segment_volume(  # noqa: PLR0913 the door has one keyword for each wish
         skip_damaged: Take chunks that cannot be decoded as 0, and name them in `told`.
         device: `cpu`, `cuda` or `auto`.
         overwrite: Whether results that are there may be replaced.
-        progress: Told the step, blocks done and blocks in all; of a plate, from several threads,
-            one for each image that is under way.
+        progress: Told the step, blocks done and blocks in all; where a plate has several
+            images under way, from a thread of each.
 
     Returns:
         For each image, a plate having many: `url` of its labels, `totals` of instances at its

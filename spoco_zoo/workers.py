@@ -14,8 +14,9 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from multiprocessing import resource_tracker
 from pathlib import Path
 from threading import Event
@@ -31,7 +32,8 @@ T = TypeVar("T")
 _MOST_ATTEMPTS = 5
 _AHEAD = 3  # steps that wait at a worker, so that none waits for its next one
 _ENDED = "its worker was ended each time"
-_MOST_AT_ONCE = 32  # images, each a thread here
+_MOST_AT_ONCE = 128  # images, each a thread here
+_LIKELY = 32  # workers on a scheduler of others, where more may come than are there at first
 _WAIT_S = 0.5
 _TICK_S = 5
 _PATIENCE_S = 300  # until it is said that no worker is left
@@ -45,6 +47,10 @@ class Pool(Protocol):
     def count(self) -> int:
         """How many there are."""
 
+    @property
+    def most(self) -> int:
+        """How many there may be before all is done."""
+
     def run(self, work: Work, numbers: Iterable[int]) -> Iterator[tuple[int, Done]]:
         """Do some work for every number, in any order, until all is done.
 
@@ -56,16 +62,16 @@ class Pool(Protocol):
         """Let all that is run for other threads end, for nobody waits for it any more."""
 
 
-def count_at_once(pool: Pool, works: int, steps: int) -> int:
+def count_at_once(workers: int, works: int, steps: int) -> int:
     """Say how many works of so many steps keep all workers busy.
 
     Args:
-        pool: The workers.
+        workers: How many there may be.
         works: How many works there are: images, or points in time.
         steps: How many steps each has for workers to do at a time.
     """
     # twice as many as there are workers, since a work waits for its last step again and again
-    wanted = math.ceil(2 * pool.count / max(steps, 1)) if pool.count > 1 else 1
+    wanted = math.ceil(2 * workers / max(steps, 1)) if workers > 1 else 1
     return min(works, wanted, _MOST_AT_ONCE)
 
 
@@ -82,19 +88,33 @@ def together(
         yield list(works)
         return
     threads = ThreadPoolExecutor(at_once)
+    futures = [threads.submit(work) for work in works]
     try:
-        yield [threads.submit(work).result for work in works]
+        try:
+            yield [partial(_result_of, future) for future in futures]
+        finally:
+            # after an error of one, those that have begun are ended well
+            for future in futures:
+                future.cancel()
+            while wait(futures, timeout=_WAIT_S).not_done:
+                pass
     except KeyboardInterrupt:
         pool.stop()
         raise
     finally:
-        threads.shutdown(cancel_futures=True)
+        threads.shutdown()
+
+
+def _result_of(future: "Future[T]") -> T:
+    while not future.done():  # Windows hears no Ctrl-C while it waits without an end
+        wait([future], timeout=_WAIT_S)
+    return future.result()
 
 
 class Here:
     """This process, one step after the other."""
 
-    count = 1
+    count = most = 1
 
     def run(self, work: Work, numbers: Iterable[int]) -> Iterator[tuple[int, Done]]:
         """Do some work for every number, smaller where it does not fit into memory."""
@@ -229,18 +249,23 @@ class Cluster:
         """How many workers there are, those that come later not yet."""
         return len(self._client.scheduler_info(n_workers=-1)["workers"])
 
+    @property
+    def most(self) -> int:
+        """How many there may be before all is done: to those of others some may come."""
+        return self.count if self._address is None else max(self.count, _LIKELY)
+
     def run(self, work: Work, numbers: Iterable[int]) -> Iterator[tuple[int, Done]]:
         """Do some work for every number, smaller where a worker did not survive it."""
         waiting = deque((number, 0) for number in numbers)
         under_way: dict[Any, tuple[int, int]] = {}
-        looked_s, self._seen_s = -math.inf, time.monotonic()
+        looked_s, seen_s = -math.inf, time.monotonic()
         try:
             while waiting or under_way:
                 if self._stopped.is_set():
                     raise _StoppedError
                 if time.monotonic() >= looked_s + _TICK_S:
                     looked_s = time.monotonic()
-                    self._tend(looked_s)
+                    seen_s = self._tend(looked_s, seen_s)
                 while waiting and len(under_way) < _AHEAD * max(self._known, 1):
                     number, attempt = waiting.popleft()
                     future = self._client.submit(work, number, attempt, pure=False)
@@ -262,8 +287,8 @@ class Cluster:
         """Let all that is run for other threads end, within a moment."""
         self._stopped.set()
 
-    def _tend(self, now: float) -> None:
-        """Look who is there; workers of ours that are lost are started again.
+    def _tend(self, now: float, seen_s: float) -> float:
+        """Look who is there, and say when somebody was; workers of ours are started again.
 
         Dask starts a worker again whose process ends, but not one that ends while it starts.
 
@@ -275,13 +300,14 @@ class Cluster:
             if self._cluster is not None:
                 self._cluster.scale(self._wanted)
         if self._known:
-            self._seen_s = now
-        elif now > self._seen_s + _PATIENCE_S:
+            return now
+        if now > seen_s + _PATIENCE_S:
             who = "of this machine" if self._address is None else f"of {self._address}"
             raise DeviceError(
                 f"the workers {who} are gone and none came for {_PATIENCE_S} s: start some and "
                 "give the same command again, which goes on where this ended"
             )
+        return seen_s
 
     def _result_of(self, future: Any) -> Done | str:  # noqa: ANN401
         """What a step told, or why it may be tried again."""

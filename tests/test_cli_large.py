@@ -160,6 +160,7 @@ def test_each_field_of_a_plate_gets_its_labels(run_small, crowd, write_ngff, tmp
         plate.create_group(well).attrs.put({"well": {"version": "0.4", "images": mine}})
     for name, seed in fields.items():
         write_ngff(None, crowd(30, 40, seed=seed), "yx", group=plate.create_group(name))
+    zarr.consolidate_metadata(plate.store)
     result = run_small(tmp_path / "p.zarr", None, "--into", *flags)
     assert result.out == "3 of 3 images done\n"
     told = [line.split(": ")[0] for line in result.err.splitlines() if "instances (" in line]
@@ -167,6 +168,9 @@ def test_each_field_of_a_plate_gets_its_labels(run_small, crowd, write_ngff, tmp
     for name, seed in fields.items():
         found = read(tmp_path / "p.zarr" / name / "labels" / "instances")
         assert (found == judge(run_small, crowd(30, 40, seed=seed))).all()
+    believed = zarr.open_consolidated(store=str(tmp_path / "p.zarr"), zarr_format=2)
+    for name in fields:
+        assert believed[f"{name}/labels/instances/0"].shape == (30, 40)
     assert not [p for p in (tmp_path / "p.zarr").rglob(".*") if ".work" in p.name]
 
 
