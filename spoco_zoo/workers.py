@@ -87,22 +87,28 @@ def together(
     if at_once <= 1:
         yield list(works)
         return
-    threads = ThreadPoolExecutor(at_once)
-    futures = [threads.submit(work) for work in works]
-    try:
+    with ThreadPoolExecutor(at_once) as threads:
+        futures = [threads.submit(work) for work in works]
         try:
-            yield [partial(_result_of, future) for future in futures]
+            with _stopping(pool):
+                yield [partial(_result_of, future) for future in futures]
         finally:
             # after an error of one, those that have begun are ended well
-            for future in futures:
-                future.cancel()
-            while wait(futures, timeout=_WAIT_S).not_done:
-                pass
+            with _stopping(pool):
+                for future in futures:
+                    future.cancel()
+                while wait(futures, timeout=_WAIT_S).not_done:
+                    pass
+
+
+@contextmanager
+def _stopping(pool: Pool) -> Iterator[None]:
+    """Let a pool end what is run for other threads, if the user ends this one."""
+    try:
+        yield
     except KeyboardInterrupt:
         pool.stop()
         raise
-    finally:
-        threads.shutdown()
 
 
 def _result_of(future: "Future[T]") -> T:
