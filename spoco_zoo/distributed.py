@@ -64,6 +64,7 @@ Progress = Callable[[str, int, int], None]  # the step, blocks done and blocks i
 
 _MOST_REPAIRS = 3
 _STORE = "store.json"  # the handle of the label image, when only names are missing
+_MANY_BLOCKS = 100 << 20  # bytes that a worker of many blocks keeps besides what the first took
 _AT_ONCE = 64  # blocks whose measurements are put together
 
 
@@ -233,7 +234,8 @@ def measure_block(
     path.unlink()
     shutil.rmtree(job.folder / stages.SHARED, ignore_errors=True)
     shared = 4 * sum(package.numbers) if job.device == "cpu" else 0
-    return Measured(job, sizes, done.seconds, done.network_s, done.peak_bytes, size, shared)
+    peak = done.peak_bytes + (_MANY_BLOCKS if len(job.layout) > 1 else 0)
+    return Measured(job, sizes, done.seconds, done.network_s, peak, size, shared)
 
 
 class _Run:

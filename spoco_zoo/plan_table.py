@@ -48,7 +48,10 @@ def tell_plan(run: LargeRun, measured: Measured, workers: int) -> list[tuple[str
         ("clustered at once", _sides(job.inner)),
         ("in the network at once", _sides(job.tile or job.inner)),
         ("workers", f"{workers} on {run.device}, threads in each: {job.threads}"),
-        ("memory", f"{_size(measured.peak_bytes)} at most in each worker, measured on one block"),
+        (
+            "memory",
+            f"{_size(measured.peak_bytes)} at most in each worker, by one block that was tried",
+        ),
         *([("GPU memory", f"{gpu} for each worker")] if run.device == "cuda" else []),
         ("disk", f"about {_size(disk + shared)} while it works, {_size(disk / 3)} at the end"),
         (
