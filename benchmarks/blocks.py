@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 
 import child
-from blobs import draw_slab, write_blobs
+from blobs import write_blobs
 from simulated_volumes import draw_nuclei
 
 HERE = Path(__file__)
@@ -148,7 +148,7 @@ def run_core(options):
 def compare(options, size, folder):
     """Go through all variants in rounds."""
     volume = folder / f"{size}.ome.zarr"
-    write_blobs(volume, (size,) * 3, draw=draw_nuclei if options.nuclei else draw_slab)
+    write_blobs(volume, (size,) * 3, draw=draw_nuclei if options.nuclei else None)
     variants = [("blocks", workers) for workers in options.workers]
     variants += [(kind, 1) for kind in ("network", "core") if getattr(options, kind)]
     found = {variant: [] for variant in variants}

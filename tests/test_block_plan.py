@@ -1,4 +1,4 @@
-"""Sizes of blocks: the largest that fit, and none that does not."""
+"""Sizes of blocks: those with the least work that fit, and none that does not."""
 
 import math
 
