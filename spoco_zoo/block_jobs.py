@@ -11,11 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from spoco_zoo.block_plan import Sizes, choose_sizes
 from spoco_zoo.errors import OutputError, SettingError
-from spoco_zoo.files import write_bytes
+from spoco_zoo.files import make_folder, write_bytes
 from spoco_zoo.layout import Layout, plan_chunks, plan_layout
 from spoco_zoo.package import Package
 from spoco_zoo.recipe import Recipe
@@ -131,17 +132,24 @@ def alone(folder: Path) -> Iterator[None]:
     """Keep other runs from the work of an image, for as long as this one is at it.
 
     Raises:
-        OutputError: Another run is at it.
+        OutputError: Another run is at it, or nothing can be written there.
     """
     from filelock import FileLock, Timeout
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.with_name(f"{folder.name}.lock"), timeout=0)
+    make_folder(folder.parent)
     try:
-        lock.acquire()
+        # where a lock cannot be written, it looks to some as if somebody had it
+        with TemporaryFile(dir=folder.parent):
+            lock.acquire()
     except Timeout as error:
         raise OutputError(
             f"{folder}: another run is working on this result: wait until it has ended"
+        ) from error
+    except OSError as error:
+        raise OutputError(
+            f"{folder.parent}: cannot be written ({error.strerror or error}): free space or "
+            "choose another folder"
         ) from error
     try:
         yield

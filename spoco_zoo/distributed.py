@@ -30,7 +30,7 @@ from spoco_zoo.block_plan import Sizes
 from spoco_zoo.blocks import Meeting
 from spoco_zoo.embedding_stores import create_embeddings, finish_embeddings
 from spoco_zoo.errors import OutputError
-from spoco_zoo.files import write_bytes
+from spoco_zoo.files import make_folder, write_bytes
 from spoco_zoo.joining import (
     AGREEMENT,
     BOUND,
@@ -227,7 +227,7 @@ def measure_block(
     pixels = volume.read(job.layout.box(number))
     affine = fit_affine(pixels, package.normalization)
     job = replace(job, affine=affine)
-    stages.path_of(job, "found", number).parent.mkdir(parents=True, exist_ok=True)
+    make_folder(stages.path_of(job, "found", number).parent)
     ((_, done),) = pool.run(partial(stages.find, job), [number])
     path = stages.path_of(job, "found", number)
     size = path.stat().st_size
@@ -312,7 +312,7 @@ class _Run:
         numbers: Iterable[int],
     ) -> None:
         """Let workers do what is not done of a step."""
-        (self.job.folder / stage).mkdir(parents=True, exist_ok=True)
+        make_folder(self.job.folder / stage)
         numbers = list(numbers)
         self._progress(title, 0, len(numbers))
         for count, (_, done) in enumerate(self._pool.run(partial(work, self.job), numbers), 1):

@@ -49,14 +49,23 @@ def write_whole(
         temporary.replace(path)
         temporary = None
     except OSError as error:
-        reason = error.strerror or error
-        raise OutputError(
-            f"{path}: cannot be written ({reason}): free space or choose another folder"
-        ) from error
+        raise _refused(path, error) from error
     finally:
         if temporary is not None:
             with suppress(OSError):
                 temporary.unlink()
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those that it lies in, or find it there.
+
+    Raises:
+        OutputError: The disk refuses it.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _refused(path, error) from error
 
 
 def write_bytes(path: Path, content: bytes, *, overwrite: bool = False) -> None:
@@ -80,6 +89,11 @@ def refuse_existing(path: Path, *, overwrite: bool) -> None:
     """
     if path.exists() and not overwrite:
         raise OutputError(f"{path}: exists already: choose another name or add --overwrite")
+
+
+def _refused(path: Path, error: OSError) -> OutputError:
+    reason = error.strerror or error
+    return OutputError(f"{path}: cannot be written ({reason}): free space or choose another folder")
 
 
 def _umask() -> int:

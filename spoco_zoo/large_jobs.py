@@ -26,7 +26,7 @@ from spoco_zoo.distributed import (
     segment_image,
 )
 from spoco_zoo.errors import DeviceError, ImageError, SettingError
-from spoco_zoo.files import refuse_existing
+from spoco_zoo.files import make_folder, refuse_existing
 from spoco_zoo.large_results import write_large_results
 from spoco_zoo.large_tiffs import SUFFIXES as TIFF_SUFFIXES
 from spoco_zoo.machine import count_cores, count_gpus, read_gpus
@@ -298,7 +298,7 @@ class LargeRun:
         folder = work_folder(self.jobs[0].volumes[0], self.jobs[0].target, self.plan)
         with ExitStack() as stack:
             if self.wishes.scheduler is not None:
-                folder.parent.mkdir(parents=True, exist_ok=True)
+                make_folder(folder.parent)
                 place = self.package.location.absolute()
                 yield stack.enter_context(
                     Cluster.connect(self.wishes.scheduler, folder.parent, place)
@@ -318,7 +318,7 @@ class LargeRun:
         if self.wishes.scheduler is not None:  # where its workers see it
             shared = work_folder(self.jobs[0].volumes[0], self.jobs[0].target, self.plan).parent
         if shared is not None:
-            shared.mkdir(parents=True, exist_ok=True)
+            make_folder(shared)
         with TemporaryDirectory(prefix="spoco-zoo-", dir=shared) as folder:
             before = _free_on_gpu() if self.device == "cuda" else None
             measured = measure_block(

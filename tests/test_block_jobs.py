@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -134,6 +135,20 @@ def test_another_image_of_that_name_is_told_apart(volume, crowd, write_ngff, loa
     write_ngff(tmp_path / "a.ome.zarr", crowd(70, 90), "yx")
     with pytest.raises(OutputError):
         begin([job], folder, {}, wishes)
+
+
+def test_a_place_that_cannot_be_written_is_told(tmp_path):
+    (tmp_path / "file").touch()
+    for place, reason in (
+        (tmp_path / "file", "File exists"),
+        (tmp_path / "file" / "out", "Not a directory"),
+        *([(Path("/proc"), "No such file or directory")] if sys.platform == "linux" else []),
+    ):
+        with pytest.raises(OutputError) as error, alone(place / ".b.work"):
+            pass
+        assert str(error.value) == (
+            f"{place}: cannot be written ({reason}): free space or choose another folder"
+        )
 
 
 def test_two_runs_do_not_work_on_one_result(tmp_path):
