@@ -13,7 +13,7 @@ import numpy as np
 from spoco_zoo.figures import choose_slices, overlay, paint_slices, write_png
 from spoco_zoo.label_stores import LabelStore
 from spoco_zoo.measurements import Measurements
-from spoco_zoo.results import write_objects
+from spoco_zoo.results import Origin, write_objects
 from spoco_zoo.volumes import Volume
 
 _MOST_SIDE = 2048  # pixels of the longest side of an overlay
@@ -47,8 +47,7 @@ def write_large_results(
             files,
             labels,
             found,
-            scale_um=volume.scale_um,
-            channels=volume.shape[0],
+            Origin(volume.scale_um, volume.shape[0], volume.factors, volume.time),
             overwrite=overwrite,
         )
     if "overlay" in files:

@@ -7,6 +7,7 @@ polygon comes first and runs as RFC 7946 asks for, holes the other way.
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,6 +15,15 @@ from spoco_zoo.files import write_whole
 from spoco_zoo.outlines import Corners, Traced
 
 Color = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where pixels of labels lie in an image as QuPath shows it."""
+
+    factors: tuple[float, ...] = ()  # its pixels in one of the labels, along each axis
+    time: int | None = None  # in a time series
+
 
 _TIGHT = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
@@ -24,7 +34,7 @@ def write_qupath_objects(
     colors: Mapping[int, Color],
     *,
     measurements: Mapping[int, Mapping[str, int | float]] | None = None,
-    scale: tuple[int | float, int | float] = (1, 1),
+    place: Place = Place(),
     overwrite: bool = False,
 ) -> None:
     """Write outlines, whole or not at all, in their order.
@@ -34,20 +44,19 @@ def write_qupath_objects(
         objects: Outlines by `trace_objects`.
         colors: Red, green and blue by id, of all objects.
         measurements: Finite numbers by name, by id.
-        scale: Pixels of the full resolution in one pixel of the labels, along y and x.
+        place: Where they lie in the image.
         overwrite: Whether a file may be replaced.
 
     Raises:
         OutputError: The file exists and may not be overwritten, or the disk refuses it.
     """
-    factors = tuple(int(n) if float(n).is_integer() else float(n) for n in reversed(scale))
     known = measurements or {}
 
     def write(file: BinaryIO) -> None:
         file.write(b'{"type":"FeatureCollection","features":[')
         comma = b"\n"
         for traced in objects:
-            feature = _feature(traced, colors[traced.label], factors, known.get(traced.label))
+            feature = _feature(traced, colors[traced.label], place, known.get(traced.label))
             file.write(comma + _TIGHT(feature).encode())
             comma = b",\n"
         file.write(b"\n]}\n")
@@ -58,17 +67,20 @@ def write_qupath_objects(
 def _feature(
     traced: Traced,
     color: Color,
-    factors: tuple[int | float, ...],
+    place: Place,
     measurements: Mapping[str, int | float] | None,
 ) -> dict[str, Any]:
+    whole = [int(n) if float(n).is_integer() else float(n) for n in place.factors or (1, 1)]
+    factors = (whole[-1], whole[-2])
     polygons = [[_closed(ring, factors) for ring in polygon] for polygon in traced.polygons]
     geometry: dict[str, Any]
     if len(polygons) == 1:
         geometry = {"type": "Polygon", "coordinates": polygons[0]}
     else:
         geometry = {"type": "MultiPolygon", "coordinates": polygons}
-    if traced.z is not None:
-        geometry["plane"] = {"c": -1, "z": traced.z, "t": 0}
+    if traced.z is not None or place.time is not None:
+        deep = whole[0] if len(whole) == 3 else 1
+        geometry["plane"] = {"c": -1, "z": int((traced.z or 0) * deep), "t": place.time or 0}
     properties: dict[str, Any] = {"objectType": "detection", "name": str(traced.label)}
     properties["color"] = color
     if measurements:

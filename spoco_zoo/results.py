@@ -13,6 +13,7 @@ An instance has one id and one colour in all of them. It is measured and outline
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from spoco_zoo.measurements import (
     to_table,
 )
 from spoco_zoo.outlines import Traced, trace_objects
-from spoco_zoo.qupath_objects import write_qupath_objects
+from spoco_zoo.qupath_objects import Place, write_qupath_objects
 from spoco_zoo.roi_zip import write_roi_zip
 
 _PLACES = {
@@ -48,6 +49,16 @@ _PLACES = {
 KINDS = ("labels", *_PLACES)
 _TELL_NUMBERS = {"geojson", "table", "parquet"}
 _NO_MEASUREMENTS = ("label", "box_", "centroid_")  # QuPath knows where its objects are
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What is known of the image that labels are of, besides its pixels."""
+
+    scale_um: Sequence[float] | None = None  # of a pixel of the labels, along each axis
+    channels: int = 1  # which decide how ImageJ counts slices
+    factors: tuple[float, ...] = ()  # pixels of its finest level in one of the labels, if coarser
+    time: int | None = None  # in a time series
 
 
 def read_kinds(words: str) -> tuple[str, ...]:
@@ -107,9 +118,7 @@ def write_results(
         refuse_existing(path, overwrite=overwrite)
     if files.keys() - {"labels", "overlay"}:
         found = measure(labels, image if files.keys() & _TELL_NUMBERS else None)
-        write_objects(
-            files, labels, found, scale_um=scale_um, channels=len(image), overwrite=overwrite
-        )
+        write_objects(files, labels, found, Origin(scale_um, len(image)), overwrite=overwrite)
     if "overlay" in files:
         write_png(files["overlay"], montage(image, labels), overwrite=overwrite)
     if "labels" in files:
@@ -120,9 +129,8 @@ def write_objects(
     files: Mapping[str, Path],
     labels: Any,  # noqa: ANN401 - an array, or what is cut like one
     found: Measurements,
+    origin: Origin,
     *,
-    scale_um: Sequence[float] | None = None,
-    channels: int = 1,
     overwrite: bool = False,
 ) -> None:
     """Write what is told of each instance alone: rois, geojson, table, parquet.
@@ -134,8 +142,7 @@ def write_objects(
         files: Where each kind that is wanted goes; labels and overlay are left to others.
         labels: (y, x) or (z, y, x).
         found: What was measured of them.
-        scale_um: Size of a pixel along each axis, if it is known.
-        channels: Of the image, which decides how ImageJ counts slices.
+        origin: What their image is.
         overwrite: Whether files may be replaced.
 
     Raises:
@@ -151,13 +158,25 @@ def write_objects(
         rims = {traced.label: (traced.perimeter, traced.hull_area) for traced in objects}
     elif {"rois", "geojson"} <= files.keys():
         objects = list(objects)
-    table = to_table(found, scale_um, rims)
+    table = to_table(found, origin.scale_um, rims)
     if "rois" in files:
-        write_roi_zip(files["rois"], objects, colors, channels=channels, overwrite=overwrite)
+        write_roi_zip(
+            files["rois"],
+            objects,
+            colors,
+            channels=origin.channels,
+            time=origin.time,
+            overwrite=overwrite,
+        )
     if "geojson" in files:
         numbers = measurements_of(table)
         write_qupath_objects(
-            files["geojson"], objects, colors, measurements=numbers, overwrite=overwrite
+            files["geojson"],
+            objects,
+            colors,
+            measurements=numbers,
+            place=Place(origin.factors, origin.time),
+            overwrite=overwrite,
         )
     for kind, encode in (("table", to_csv), ("parquet", to_parquet)):
         if kind in files:

@@ -49,6 +49,7 @@ def write_roi_zip(
     colors: Mapping[int, Color],
     *,
     channels: int = 1,
+    time: int | None = None,
     overwrite: bool = False,
 ) -> None:
     """Write outlines, whole or not at all, in their order.
@@ -58,6 +59,7 @@ def write_roi_zip(
         objects: Outlines by `trace_objects`.
         colors: Red, green and blue by id, of all objects.
         channels: Of the image. Slices of one with several are counted as those of a hyperstack.
+        time: Point in time of the image, if it has several.
         overwrite: Whether a file may be replaced.
 
     Raises:
@@ -70,7 +72,8 @@ def write_roi_zip(
         with zipfile.ZipFile(file, "w") as archive:
             for traced in objects:
                 name = str(traced.label) + ("" if traced.z is None else f"-z{traced.z + 1}")
-                content = _encode(path, traced, colors[traced.label], channels, has_groups)
+                at = _place(traced.z, time, channels)
+                content = _encode(path, traced, colors[traced.label], at, has_groups)
                 # without a date of today, equal outlines are equal files
                 info = zipfile.ZipInfo(f"{name}.roi")
                 info.compress_type = zipfile.ZIP_DEFLATED
@@ -79,7 +82,19 @@ def write_roi_zip(
     write_whole(path, write, overwrite=overwrite)
 
 
-def _encode(path: Path, traced: Traced, color: Color, channels: int, has_groups: bool) -> bytes:
+def _place(z: int | None, time: int | None, channels: int) -> tuple[int, int, int]:
+    """Say where ImageJ shows an outline: plane of a stack, slice and frame of a hyperstack.
+
+    A stack is what has one axis besides y and x. 0 is everywhere.
+    """
+    if channels == 1 and (z is None or time is None):
+        return (0 if z is None else z + 1) or (0 if time is None else time + 1), 0, 0
+    return 0, 0 if z is None else z + 1, 0 if time is None else time + 1
+
+
+def _encode(
+    path: Path, traced: Traced, color: Color, at: tuple[int, int, int], has_groups: bool
+) -> bytes:
     rings = [ring for polygon in traced.polygons for ring in polygon]
     outer = np.concatenate([polygon[0] for polygon in traced.polygons])
     (left, top), (right, bottom) = outer.min(axis=0).tolist(), outer.max(axis=0).tolist()
@@ -97,9 +112,10 @@ def _encode(path: Path, traced: Traced, color: Color, channels: int, has_groups:
         corners = ((rings[0] - [left, top]) & 0xFFFF).astype(">u2").tobytes("F")
         if is_far:
             corners += rings[0].astype(">f4").tobytes("F")
-    slice_number = 0 if traced.z is None else traced.z + 1
+    is_slice = traced.z is not None
+    plane, slice_number, frame = at
     name = str(traced.label).encode("utf-16-be")
-    properties = f"label: {traced.label}\n".encode("utf-16-be") if slice_number else b""
+    properties = f"label: {traced.label}\n".encode("utf-16-be") if is_slice else b""
     second = _HEADER.size + len(corners)
     words = second + _SECOND.size
     header = _HEADER.pack(
@@ -113,17 +129,17 @@ def _encode(path: Path, traced: Traced, color: Color, channels: int, has_groups:
         bytes([255, *color]),
         0,
         _SUBPIXEL if is_far and not is_composite else 0,
-        slice_number if channels == 1 else 0,
+        plane,
         second,
     )
     more = _SECOND.pack(
         0,
-        slice_number if channels > 1 else 0,
-        0,
+        slice_number,
+        frame,
         words,
         len(name) // 2,
         0,
-        traced.label if slice_number and has_groups else 0,
+        traced.label if is_slice and has_groups else 0,
         0,
         0.0,
         words + len(name) if properties else 0,

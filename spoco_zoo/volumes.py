@@ -62,6 +62,12 @@ class Volume:
     stored: Stored
     level: int = 0
     time: int | None = None  # where there is a t axis
+    finest: tuple[int, ...] = ()  # pixels of the finest level, where another one is read
+
+    @property
+    def factors(self) -> tuple[float, ...]:
+        """Pixels of the finest level in one of this, for each space axis."""
+        return tuple(map(_factor, self.finest or self.space, self.space))
 
     @property
     def space(self) -> tuple[int, ...]:
@@ -281,7 +287,10 @@ def _zarr_volumes(url: str, name: str, wish: _Wish) -> list[Volume]:
     chosen = _choose(url, wish.channels, n_channels, image.channel_names)
     stored = Stored("zarr", key, image.axes, space, channel_axis, chosen)
     sizes = image.sizes_um(wish.level)
-    return _over_time(url, name, array, stored, [sizes.get(axis, 0.0) for axis in space], wish)
+    scale_um = [sizes.get(axis, 0.0) for axis in space]
+    whole = shape if wish.level == 0 else tuple(open_array(url, image.levels[0].path).shape)
+    finest = tuple(int(whole[axis]) for axis in space)
+    return [replace(v, finest=finest) for v in _over_time(url, name, array, stored, scale_um, wish)]
 
 
 def _tiff_volumes(url: str, wish: _Wish) -> list[Volume]:
@@ -301,7 +310,8 @@ def _tiff_volumes(url: str, wish: _Wish) -> list[Volume]:
         size * head.shapes[0][axis] / shape[axis]
         for size, axis in zip((head.scale_um or ())[-len(space) :], space, strict=False)
     ]
-    return _over_time(url, stem_of(Path(url)), array, stored, scale_um, wish)
+    found = _over_time(url, stem_of(Path(url)), array, stored, scale_um, wish)
+    return [replace(v, finest=tuple(head.shapes[0][axis] for axis in space)) for v in found]
 
 
 def _place_axes(
@@ -352,6 +362,12 @@ def _choose(
                 f"{listed if len(names) == count else ', '.join(known)}"
             )
     return tuple(chosen)
+
+
+def _factor(fine: int, coarse: int) -> float:
+    """By how much an axis was divided; to a whole number, if the rest makes no whole pixel."""
+    whole = max(round(fine / coarse), 1)
+    return float(whole) if coarse in (fine // whole, -(-fine // whole)) else fine / coarse
 
 
 def _no_level(url: str, level: int, shapes: Sequence[tuple[int, ...]]) -> ImageError:

@@ -1,6 +1,7 @@
 """`run` and `plan` on what is larger than memory: what is told, what is written, what is left."""
 
 import csv
+import json
 import os
 import shutil
 import sys
@@ -10,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import tifffile
+from shapely.geometry import shape as to_shape
 
 # ruff: noqa: E402 - without zarr the file ends at the line that asks for it
 
@@ -185,6 +187,28 @@ def test_a_level_and_a_channel_are_chosen(run_small, crowd, write_ngff, tmp_path
         run_small(image, tmp_path / "b.ome.zarr"),
         f"{image}: has 3 channels: Tiny was trained on 1; select with --channels",
     )
+
+
+@pytest.mark.parametrize("kind", ["package", "volume"])
+def test_outlines_of_a_level_lie_on_the_finest_one_in_qupath(
+    run_small, crowd, write_ngff, tmp_path, kind
+):
+    pixels = crowd(13, 30, 40) if kind == "volume" else crowd(61, 80)
+    image = write_ngff(tmp_path / "a.zarr", pixels, "zyx"[-pixels.ndim :], levels=2)
+    out, flags = tmp_path / "b.ome.zarr", ("--level", 1, "--save", "labels,geojson")
+    assert run_small(image, out, *flags, kind=kind).code == 0
+    coarse = read(out)
+    fine = np.kron(coarse, np.ones((2,) * pixels.ndim, np.uint32))
+    features = json.loads((tmp_path / "geojson" / "b.geojson").read_text())["features"]
+    assert len(features) >= coarse.max() > 0
+    for feature in features:
+        plane = fine[feature["geometry"].pop("plane")["z"]] if kind == "volume" else fine
+        outline = to_shape(feature["geometry"])
+        mask = plane == int(feature["properties"]["name"])
+        assert outline.area == mask.sum()
+        rows, columns = mask.any(axis=1).nonzero()[0], mask.any(axis=0).nonzero()[0]
+        box = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
+        assert outline.bounds == box
 
 
 def test_a_mask_says_what_is_foreground(run_small, image, crowd, write_ngff, tmp_path):

@@ -13,7 +13,7 @@ from spoco_zoo.annotations import read_annotations
 from spoco_zoo.errors import OutputError
 from spoco_zoo.measurements import measure
 from spoco_zoo.outlines import trace_objects
-from spoco_zoo.qupath_objects import write_qupath_objects
+from spoco_zoo.qupath_objects import Place, write_qupath_objects
 
 quick = settings(max_examples=60, deadline=None)
 scenes = hnp.arrays(
@@ -23,11 +23,11 @@ scenes = hnp.arrays(
 )
 
 
-def write(path, labels, scale=(1, 1), measurements=None):
+def write(path, labels, place=None, measurements=None):
     boxes = measure(labels).boxes()
     colors = {label: (label % 256, 7, 9) for label, _ in boxes}
     objects = trace_objects(labels, boxes)
-    write_qupath_objects(path, objects, colors, scale=scale, measurements=measurements)
+    write_qupath_objects(path, objects, colors, place=place or Place(), measurements=measurements)
     return json.loads(path.read_text())["features"]
 
 
@@ -79,13 +79,28 @@ def test_pieces_are_one_multipolygon(tmp_path):
     assert to_shape(feature["geometry"]).area == 3
 
 
-@pytest.mark.parametrize("scale", [(4, 2), (1.5, 0.25)])
+@pytest.mark.parametrize("scale", [(4.0, 2.0), (1.5, 0.25)])
 def test_a_level_is_scaled_to_the_full_resolution(tmp_path, scale):
     labels = np.zeros((6, 7), int)
     labels[2:5, 1:3] = 1
-    (feature,) = write(tmp_path / "a.geojson", labels, scale)
+    (feature,) = write(tmp_path / "a.geojson", labels, Place(scale))
     y, x = scale
     assert to_shape(feature["geometry"]).bounds == (1 * x, 2 * y, 3 * x, 5 * y)
+
+
+def test_a_slice_of_a_level_is_one_of_the_full_resolution(tmp_path):
+    labels = np.zeros((3, 4, 5), int)
+    labels[2, 1:3, 1:4] = 1
+    (feature,) = write(tmp_path / "a.geojson", labels, Place((3.0, 2.0, 2.0)))
+    assert feature["geometry"]["plane"] == {"c": -1, "z": 6, "t": 0}
+    assert to_shape(feature["geometry"]).bounds == (2, 2, 8, 6)
+
+
+def test_a_point_in_time_is_told(tmp_path):
+    (feature,) = write(tmp_path / "a.geojson", np.ones((2, 2), int), Place(time=4))
+    assert feature["geometry"]["plane"] == {"c": -1, "z": 0, "t": 4}
+    (feature,) = write(tmp_path / "b.geojson", np.ones((1, 2, 2), int), Place(time=4))
+    assert feature["geometry"]["plane"] == {"c": -1, "z": 0, "t": 4}
 
 
 def test_no_objects_are_no_features_and_nothing_is_replaced(tmp_path):

@@ -14,7 +14,7 @@ from spoco_zoo.errors import MissingExtraError, OutputError, SettingError
 from spoco_zoo.figures import label_colors, montage
 from spoco_zoo.images import read_labels
 from spoco_zoo.measurements import measure
-from spoco_zoo.results import KINDS, name_files, read_kinds, write_objects, write_results
+from spoco_zoo.results import KINDS, Origin, name_files, read_kinds, write_objects, write_results
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_labels_in_a_store_are_read_box_by_box(tmp_path, wanted):
     labels[:2, 1:4, 1:4], labels[2, 5:, 5:] = 4, 9
     for name, stored in (("stored", Stored()), ("held", labels)):
         files = name_files(tmp_path / name / "a.tif", wanted)
-        write_objects(files, stored, measure(labels), channels=2)
+        write_objects(files, stored, measure(labels), Origin(channels=2))
     for kind in wanted:
         one, other = (name_files(tmp_path / n / "a.tif", wanted)[kind] for n in ("stored", "held"))
         assert one.read_bytes() == other.read_bytes()

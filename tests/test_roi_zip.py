@@ -26,13 +26,30 @@ scenes = hnp.arrays(
 )
 
 
-def write(path, labels, channels=1, factor=1):
+def write(path, labels, channels=1, factor=1, time=None):
     labels = labels.astype(np.uint32) * factor
     boxes = measure(labels).boxes()
     colors = {label: (label % 256, 7, 9) for label, _ in boxes}
     objects = trace_objects(labels, boxes)
-    write_roi_zip(path, objects, colors, channels=channels, overwrite=True)
+    write_roi_zip(path, objects, colors, channels=channels, time=time, overwrite=True)
     return path
+
+
+@pytest.mark.parametrize(
+    ("shape", "channels", "expected"),
+    [
+        ((2, 2), 1, (5, 0, 0)),  # a stack has planes, whatever its third axis is called
+        ((2, 2), 2, (0, 0, 5)),
+        ((1, 2, 2), 1, (0, 1, 5)),
+        ((1, 2, 2), 2, (0, 1, 5)),
+    ],
+)
+def test_a_point_in_time_is_its_frame(tmp_path, shape, channels, expected):
+    path = write(tmp_path / "a.zip", np.ones(shape, int), channels, time=4)
+    roi = roifile.roiread(path)
+    roi = roi[0] if isinstance(roi, list) else roi
+    assert (roi.position, roi.z_position, roi.t_position) == expected
+    assert (read_annotations(path, shape) == 1).all()
 
 
 def rings_of(roi):

@@ -15,7 +15,7 @@ fsspec = pytest.importorskip("fsspec")
 import tifffile
 
 from spoco_zoo.errors import ImageError, MissingExtraError
-from spoco_zoo.volumes import group_images, is_volume, open_volumes
+from spoco_zoo.volumes import Stored, Volume, group_images, is_volume, open_volumes
 
 UNITS = {"z": 1000.0, "y": 500.0, "x": 250.0}  # nanometres
 
@@ -106,6 +106,8 @@ def test_a_level_has_its_own_shape_and_scale(tmp_path):
     (volume,) = open_volumes(url, 2, level=1)
     assert (volume.level, volume.shape, volume.scale_um) == (1, (2, 5, 4), (1.0, 0.5))
     assert np.array_equal(volume.read(everything(volume)), numbers((2, 9, 8))[:, ::2, ::2])
+    assert (volume.finest, volume.factors) == ((9, 8), (2, 2))
+    assert open_volumes(url, 2)[0].factors == (1, 1)
     with pytest.raises(ImageError) as error:
         open_volumes(url, 2, level=2)
     assert str(error.value) == (
@@ -447,3 +449,13 @@ def test_a_tiff_that_is_none_is_refused(tmp_path):
         open_volumes(tmp_path / "b.tif", 2)
     assert str(error.value).startswith(f"{tmp_path}/b.tif: cannot be read as TIFF (")
     assert str(error.value).endswith("): copy it again, or open it in Fiji and save it")
+@pytest.mark.parametrize(
+    ("fine", "coarse", "factor"),
+    [(64, 32, 2), (65, 32, 2), (65, 33, 2), (7, 7, 1), (100, 40, 2.5), (1, 1, 1), (1001, 63, 16)],
+)
+def test_a_level_is_a_whole_number_coarser_if_it_can_be(fine, coarse, factor):
+    stored = Stored("zarr", "0", "YX", (0, 1), None, (0,))
+    sizes = ((1, coarse, 5), "uint8", None, (16, 16), stored)
+    assert Volume("a", "a", *sizes, finest=(fine, 5)).factors == (factor, 1)
+
+
