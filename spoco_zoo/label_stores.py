@@ -19,8 +19,8 @@ Where all pixels are 0 no chunk is written.
 import json
 import os
 import re
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -253,8 +253,9 @@ def create_labels(
     """
     store = _plan(target, volumes, chunks, name, version)
     store = LabelStore(**(vars(store) | {"replaces": overwrite}))
-    _refuse_existing(store)
-    store.discard()
+    with _telling(store.url):
+        _refuse_existing(store)
+        store.discard()
     try:
         if is_remote(store.url) and overwrite:
             delete(store.url)
@@ -276,7 +277,8 @@ def reopen(
     """
     fresh = _plan(target, volumes, volumes[0].space, name, None)
     places = (fresh.part_url, fresh.url)  # the second where it was killed at the very end
-    written = next((plan for place in places if (plan := get(place, _PLAN)) is not None), None)
+    with _telling(fresh.url):
+        written = next((plan for place in places if (plan := get(place, _PLAN)) is not None), None)
     if written is None:
         return None
     try:
@@ -304,8 +306,9 @@ def refuse_finished(
         SettingError: Labels cannot go into this input, or have no such name.
     """
     store = _plan(target, volumes, volumes[0].space, name, None)
-    if not store.is_unfinished():
-        _refuse_existing(LabelStore(**(vars(store) | {"replaces": overwrite})))
+    with _telling(store.url):
+        if not store.is_unfinished():
+            _refuse_existing(LabelStore(**(vars(store) | {"replaces": overwrite})))
 
 
 def dump_store(store: LabelStore) -> bytes:
@@ -360,6 +363,11 @@ def _plan(
         url = join(home, "labels", name)
     else:
         url = follow_link(clean_address(target))
+    if "::" in url:
+        raise SettingError(
+            f"{url}: is in an archive or behind a cache, where labels cannot be written: give "
+            "a path or an address of their own with -o"
+        )
     folder, _, last = url.rpartition("/")
     part = url if is_remote(url) else join(folder, f".{last}.part")
     n_times = None if first.stored.time_axis is None else len(volumes)
@@ -420,6 +428,18 @@ def _create_level(store: LabelStore, n: int, level: LabelLevel) -> None:
 def _opened(url: str, level: int, stamp: object, process: int) -> Any:  # noqa: ANN401 - zarr is an extra
     store = open_store(url, read_only=False)
     return import_zarr().open_array(store=store, path=str(level), mode="r+")
+
+
+@contextmanager
+def _telling(url: str) -> Iterator[None]:
+    """Tell in one sentence that a disk or backend refuses to say what is at a place."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"{url}: cannot be looked at ({say_why(error)}): look at its disk or server, and at "
+            "the credentials for it"
+        ) from error
 
 
 def _refused(url: str, error: Exception) -> OutputError:

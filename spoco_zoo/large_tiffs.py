@@ -88,7 +88,8 @@ def _open_file(url: str) -> Any:  # noqa: ANN401 - tifffile is untyped
     import_zarr()  # its extra brings fsspec
     import fsspec
 
-    return tifffile.TiffFile(with_backend(url, lambda: fsspec.open(url, "rb").open()))
+    # not opened here: what is in an archive can be read while that is kept
+    return tifffile.TiffFile(with_backend(url, lambda: fsspec.open(url, "rb")))
 
 
 def _unreadable(url: str, error: Exception) -> ImageError:

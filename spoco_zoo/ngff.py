@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from spoco_zoo.errors import ImageError, MissingExtraError
-from spoco_zoo.stores import import_zarr, join, open_store
+from spoco_zoo.stores import import_zarr, join, name_of, open_store
 
 _IN_UM = {  # those of the format by their names, and what is often written instead
     **{"angstrom": 1e-4, "picometer": 1e-6, "nanometer": 1e-3, "micrometer": 1.0},
@@ -152,7 +152,7 @@ def list_images(url: str) -> list[tuple[str, str]]:
         ImageError: There is none, or a list of them that leads nowhere.
     """
     attributes, _ = read_attributes(url)
-    short = re.sub(r"(\.ome)?\.zarr$", "", url.split("/")[-1], flags=re.IGNORECASE)
+    short = re.sub(r"(\.ome)?\.zarr$", "", name_of(url), flags=re.IGNORECASE)
     if "multiscales" in attributes:
         return [(url, short)]
     try:

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from spoco_zoo.errors import ImageError, MissingExtraError, SettingError
+from spoco_zoo.errors import ImageError, MissingExtraError, SettingError, SpocoZooError
 
 T = TypeVar("T")
 
 MARKS = (".zarray", "zarr.json")  # where one of them is, there may be an array
+_CACHES = ("simplecache", "filecache", "blockcache", "cached")  # what has the place of the next
 
 
 def clean_address(url: str | Path) -> str:
@@ -29,7 +30,10 @@ def clean_address(url: str | Path) -> str:
     text = str(url)
     if text.startswith("file://"):
         text = unquote(urlsplit(text).path)
-    return text.rstrip("/") if is_remote(text) else str(Path(text).absolute())
+    if not is_remote(text):
+        return str(Path(text).absolute())
+    before, link, last = join(text).rpartition("::")  # of a chain the last may be a path
+    return before + link + (str(Path(last).absolute()) if before and "://" not in last else last)
 
 
 def follow_link(url: str) -> str:
@@ -52,8 +56,39 @@ def is_remote(url: str) -> bool:
 
 
 def join(url: str, *parts: str) -> str:
-    """Put names behind an address."""
-    return "/".join([url.rstrip("/"), *(part.strip("/") for part in parts if part)])
+    """Put names behind an address; in a chain of them, behind the place within the archive."""
+    before, scheme, place, behind = _cut(url)
+    names = [part.strip("/") for part in parts if part]
+    start = [place.rstrip("/")] if place else []
+    return before + scheme + "/".join([*start, *names]) + behind
+
+
+def place_in(url: str) -> str:
+    """Where something is in the file system or archive that an address leads to."""
+    return _cut(url)[2]
+
+
+def name_of(url: str) -> str:
+    """Last name of a path or address; of what is all of an archive, that of the archive."""
+    own = place_in(url).strip("/") or re.sub(r"\.[^./]+$", "", url.split("::")[-1])
+    return own.split("/")[-1]
+
+
+def _cut(url: str) -> tuple[str, str, str, str]:
+    """Cut an address into what comes before its place, its scheme, its place, and what follows.
+
+    In zip://a.zarr::s3://bucket/b.zip the place is that in the zip.
+    """
+    links = url.split("::")
+    own = 0
+    while links[own] in _CACHES and own + 1 < len(links):
+        own += 1
+    before = "".join(f"{link}::" for link in links[:own])
+    behind = "".join(f"::{link}" for link in links[own + 1 :])
+    scheme, mark, place = links[own].rpartition("://")
+    if behind and not mark:  # zip::b.zip is all of it
+        return before, f"{place}://", "", behind
+    return before, scheme + mark, place, behind
 
 
 def open_store(url: str, *, read_only: bool = True) -> Any:  # noqa: ANN401 - zarr is an extra
@@ -119,9 +154,8 @@ def get(url: str, key: str) -> bytes | None:
     if not is_remote(url):
         path = Path(url, key)
         return path.read_bytes() if path.is_file() else None
-    files, root = _files(url)
     try:
-        return bytes(files.cat_file(f"{root}/{key}"))
+        return _ask(url, key, lambda files, place: bytes(files.cat_file(place)))
     except FileNotFoundError:
         return None
 
@@ -143,17 +177,24 @@ def find_stamp(url: str, keys: Sequence[str]) -> object | None:
 
 
 def put(url: str, key: str, content: bytes) -> None:
-    """Write one file of a store."""
+    """Write one file of a store.
+
+    Raises:
+        OSError: The disk or backend refuses it.
+    """
     if not is_remote(url):
         Path(url).mkdir(parents=True, exist_ok=True)
         Path(url, key).write_bytes(content)
         return
-    files, root = _files(url)
-    files.pipe_file(f"{root}/{key}", content)
+    _ask(url, key, lambda files, place: files.pipe_file(place, content))
 
 
 def delete(url: str, key: str | None = None) -> None:
-    """Delete one file of a store, or all of it, of a link only the link; or nothing is there."""
+    """Delete one file of a store, or all of it, of a link only the link; or nothing is there.
+
+    Raises:
+        OSError: The disk or backend refuses it.
+    """
     if not is_remote(url):
         if key is None and os.path.islink(url):
             os.unlink(url)
@@ -162,10 +203,12 @@ def delete(url: str, key: str | None = None) -> None:
         else:
             Path(url, key).unlink(missing_ok=True)
         return
-    files, root = _files(url)
-    place = root if key is None else f"{root}/{key}"
-    if files.exists(place):
-        files.rm(place, recursive=key is None)
+
+    def remove(files: Any, place: str) -> None:  # noqa: ANN401 - a backend
+        if files.exists(place):
+            files.rm(place, recursive=key is None)
+
+    _ask(url, key or "", remove)
 
 
 def has_group(url: str) -> bool:
@@ -175,9 +218,19 @@ def has_group(url: str) -> bool:
     return any(get(url, key) is not None for key in (".zgroup", "zarr.json"))
 
 
-def _files(url: str) -> tuple[Any, str]:
+def _ask(url: str, key: str, use: Callable[[Any, str], T]) -> T:
+    """Ask a backend for something at a place.
+
+    Raises:
+        OSError: It refuses, in whatever way.
+    """
     import_zarr()
     from fsspec.core import url_to_fs
 
-    files, root = with_backend(url, lambda: url_to_fs(url))
-    return files, str(root).rstrip("/")
+    try:
+        files, place = with_backend(url, lambda: url_to_fs(join(url, key)))
+        return use(files, str(place).rstrip("/"))
+    except (OSError, SpocoZooError):
+        raise
+    except Exception as error:  # each backend has errors of its own
+        raise OSError(str(error) or type(error).__name__) from error

@@ -28,7 +28,7 @@ from spoco_zoo.large_tiffs import SUFFIXES as TIFF_SUFFIXES
 from spoco_zoo.large_tiffs import open_tiff, read_head
 from spoco_zoo.ngff import list_images, open_array, read_multiscales
 from spoco_zoo.refusals import say_why
-from spoco_zoo.stores import MARKS, clean_address, find_stamp, is_remote, join
+from spoco_zoo.stores import MARKS, clean_address, find_stamp, is_remote, join, name_of, place_in
 from spoco_zoo.tiling import Box, inner_box
 
 
@@ -242,7 +242,7 @@ def open_volumes(
     """
     address = clean_address(url)
     wish = _Wish(n_axes, level, channels)
-    if address.lower().endswith(TIFF_SUFFIXES):
+    if place_in(address).lower().endswith(TIFF_SUFFIXES):
         return _tiff_volumes(address, wish)
     if not is_remote(address) and not os.path.exists(address):
         raise ImageError(f"{address}: no such folder: check the path")
@@ -310,7 +310,7 @@ def _tiff_volumes(url: str, wish: _Wish) -> list[Volume]:
         size * head.shapes[0][axis] / shape[axis]
         for size, axis in zip((head.scale_um or ())[-len(space) :], space, strict=False)
     ]
-    found = _over_time(url, stem_of(Path(url)), array, stored, scale_um, wish)
+    found = _over_time(url, stem_of(Path(name_of(url))), array, stored, scale_um, wish)
     return [replace(v, finest=tuple(head.shapes[0][axis] for axis in space)) for v in found]
 
 

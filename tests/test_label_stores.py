@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ import tifffile
 
 from spoco_zoo.errors import OutputError, SettingError
 from spoco_zoo.figures import label_colors
-from spoco_zoo.label_stores import create_labels, reopen
+from spoco_zoo.label_stores import create_labels, refuse_finished, reopen
 from spoco_zoo.volumes import open_volumes
 
 UNITS = {"z": 0.5, "y": 0.25, "x": 0.25}
@@ -575,6 +576,42 @@ def test_a_full_disk_is_told_in_one_sentence(tmp_path):
         f"{store.part_url}: cannot be written (File too large): free space or choose another place"
     )
     assert np.all(store.read((slice(0, 64), slice(0, 64))) == 0)  # no half of a chunk
+
+
+class Refusing(fsspec.AbstractFileSystem):
+    """A server that lets nobody in, with an error of its own."""
+
+    protocol = "refusing"
+
+    def cat_file(self, path, *_, **__):
+        raise LookupError("no credentials")
+
+
+@pytest.mark.parametrize("ask", [refuse_finished, reopen, partial(create_labels, chunks=(64, 64))])
+def test_a_server_that_refuses_is_told_in_one_sentence(tmp_path, ask):
+    fsspec.register_implementation("refusing", Refusing, clobber=True)
+    volumes = open_volumes(write_image(tmp_path / "a.zarr", (64, 64), "yx"), 2)
+    with pytest.raises(OutputError) as error:
+        ask("refusing://b.zarr", volumes)
+    assert str(error.value) == (
+        "refusing://b.zarr: cannot be looked at (no credentials): look at its disk or server, and "
+        "at the credentials for it"
+    )
+
+
+def test_labels_are_not_written_into_an_archive(tmp_path):
+    image = write_image(tmp_path / "a.zarr", (64, 64), "yx")
+    shutil.make_archive(str(tmp_path / "b"), "zip", image)
+    for target, source, place in (
+        (f"zip://o.zarr::{tmp_path}/o.zip", image, f"zip://o.zarr::{tmp_path}/o.zip"),
+        (None, f"zip::{tmp_path}/b.zip", f"zip://labels/instances::{tmp_path}/b.zip"),
+    ):
+        with pytest.raises(SettingError) as error:
+            refuse_finished(target, open_volumes(source, 2))
+        assert str(error.value) == (
+            f"{place}: is in an archive or behind a cache, where labels cannot be written: give a "
+            "path or an address of their own with -o"
+        )
 
 
 def test_the_rooms_are_imported_without_zarr():

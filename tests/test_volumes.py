@@ -3,6 +3,7 @@
 import pickle
 import shutil
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -105,9 +106,9 @@ def test_a_level_has_its_own_shape_and_scale(tmp_path):
     url = write_image(tmp_path / "a.zarr", numbers((2, 9, 8)), "cyx", levels=2)
     (volume,) = open_volumes(url, 2, level=1)
     assert (volume.level, volume.shape, volume.scale_um) == (1, (2, 5, 4), (1.0, 0.5))
-    assert np.array_equal(volume.read(everything(volume)), numbers((2, 9, 8))[:, ::2, ::2])
     assert (volume.finest, volume.factors) == ((9, 8), (2, 2))
     assert open_volumes(url, 2)[0].factors == (1, 1)
+    assert np.array_equal(volume.read(everything(volume)), numbers((2, 9, 8))[:, ::2, ::2])
     with pytest.raises(ImageError) as error:
         open_volumes(url, 2, level=2)
     assert str(error.value) == (
@@ -219,6 +220,55 @@ def test_a_store_in_memory_and_a_file_address_are_read(tmp_path):
     write_image(tmp_path / "a b.zarr", numbers((6, 7)), "yx")
     (volume,) = open_volumes((tmp_path / "a b.zarr").as_uri(), 2)
     assert volume.url == str(tmp_path / "a b.zarr")
+
+
+def zip_of(path, folder, within=""):
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(p for p in folder.rglob("*") if p.is_file()):
+            archive.write(file, Path(within) / file.relative_to(folder))
+    return path
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_an_image_in_an_archive_is_read(tmp_path, version, monkeypatch):
+    write_image(tmp_path / "a.ome.zarr", numbers((5, 6, 7)), "zyx", version, levels=2)
+    whole = zip_of(tmp_path / "whole.zip", tmp_path / "a.ome.zarr")
+    part = zip_of(tmp_path / "part.zip", tmp_path / "a.ome.zarr", "x/b.ome.zarr")
+    with fsspec.open("memory://zips/part.zip", "wb") as file:
+        file.write(part.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    for url, address, name in (
+        (f"zip::{whole}", f"zip://::{whole}", "whole"),
+        ("zip::whole.zip", f"zip://::{whole}", "whole"),  # workers may be in another folder
+        (f"zip://x/b.ome.zarr/::{part}", f"zip://x/b.ome.zarr::{part}", "b"),
+        ("zip://x/b.ome.zarr::memory://zips/part.zip",) * 2 + ("b",),
+        (f"simplecache::zip::{whole}", f"simplecache::zip://::{whole}", "whole"),
+        (f"simplecache::file://{tmp_path}/a.ome.zarr",) * 2 + ("a",),
+    ):
+        (volume,) = open_volumes(url, 3, level=1)
+        assert (volume.url, volume.name, volume.finest) == (address, name, (5, 6, 7))
+        assert np.array_equal(volume.read(everything(volume))[0], numbers((5, 6, 7))[::2, ::2, ::2])
+
+
+def test_a_plate_in_an_archive_is_walked(tmp_path):
+    root = zarr.create_group(store=str(tmp_path / "p.zarr"), zarr_format=2)
+    put_attributes(root, {"plate": {"wells": [{"path": "A/1"}]}})
+    put_attributes(root.create_group("A/1"), {"well": {"images": [{"path": "0"}]}})
+    write_image(tmp_path / "p.zarr" / "A" / "1" / "0", numbers((6, 7)), "yx")
+    path = zip_of(tmp_path / "p.zip", tmp_path / "p.zarr")
+    (volume,) = open_volumes(f"zip::{path}", 2)
+    assert (volume.url, volume.name) == (f"zip://A/1/0::{path}", "A-1-0")
+    assert np.array_equal(volume.read(everything(volume))[0], numbers((6, 7)))
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_a_tiff_in_an_archive_is_read(tmp_path, compression):
+    (tmp_path / "in").mkdir()
+    tifffile.imwrite(tmp_path / "in" / "a.tif", numbers((16, 20)), compression=compression)
+    path = zip_of(tmp_path / "b.zip", tmp_path / "in", "x")
+    (volume,) = open_volumes(f"zip://x/a.tif::{path}", 2)
+    assert volume.name == "a"
+    assert np.array_equal(volume.read(everything(volume))[0], numbers((16, 20)))
 
 
 def test_an_address_without_its_backend_says_what_to_install(monkeypatch):
@@ -400,6 +450,16 @@ def test_a_level_of_a_tiff_pyramid_is_read(tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("fine", "coarse", "factor"),
+    [(64, 32, 2), (65, 32, 2), (65, 33, 2), (7, 7, 1), (100, 40, 2.5), (1, 1, 1), (1001, 63, 16)],
+)
+def test_a_level_is_a_whole_number_coarser_if_it_can_be(fine, coarse, factor):
+    stored = Stored("zarr", "0", "YX", (0, 1), None, (0,))
+    sizes = ((1, coarse, 5), "uint8", None, (16, 16), stored)
+    assert Volume("a", "a", *sizes, finest=(fine, 5)).factors == (factor, 1)
+
+
 def test_a_tiff_of_several_points_in_time_is_walked(tmp_path):
     pixels = numbers((3, 2, 6, 7))
     tifffile.imwrite(tmp_path / "a.tif", pixels, imagej=True, metadata={"axes": "TCYX"})
@@ -449,13 +509,3 @@ def test_a_tiff_that_is_none_is_refused(tmp_path):
         open_volumes(tmp_path / "b.tif", 2)
     assert str(error.value).startswith(f"{tmp_path}/b.tif: cannot be read as TIFF (")
     assert str(error.value).endswith("): copy it again, or open it in Fiji and save it")
-@pytest.mark.parametrize(
-    ("fine", "coarse", "factor"),
-    [(64, 32, 2), (65, 32, 2), (65, 33, 2), (7, 7, 1), (100, 40, 2.5), (1, 1, 1), (1001, 63, 16)],
-)
-def test_a_level_is_a_whole_number_coarser_if_it_can_be(fine, coarse, factor):
-    stored = Stored("zarr", "0", "YX", (0, 1), None, (0,))
-    sizes = ((1, coarse, 5), "uint8", None, (16, 16), stored)
-    assert Volume("a", "a", *sizes, finest=(fine, 5)).factors == (factor, 1)
-
-
