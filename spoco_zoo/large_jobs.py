@@ -3,6 +3,7 @@
 `jobs` does the same for images that fit into memory.
 """
 
+import glob
 import math
 import re
 from collections import Counter
@@ -27,6 +28,7 @@ from spoco_zoo.distributed import (
 )
 from spoco_zoo.errors import DeviceError, ImageError, SettingError
 from spoco_zoo.files import make_folder, refuse_existing
+from spoco_zoo.images import is_image
 from spoco_zoo.large_results import write_large_results
 from spoco_zoo.large_tiffs import SUFFIXES as TIFF_SUFFIXES
 from spoco_zoo.machine import count_cores, count_gpus, read_gpus
@@ -82,7 +84,25 @@ class ImageJob:
 
 def is_large(inputs: Sequence[str], out: str | None, *, into: bool) -> bool:
     """Whether to work in blocks: for OME-Zarr, addresses, and where OME-Zarr is asked for."""
-    return into or is_zarr(out) or any(is_volume(entry) for entry in inputs)
+    return into or is_zarr(out) or any(is_volume(entry) for entry in find_inputs(inputs))
+
+
+def find_inputs(inputs: Sequence[str]) -> list[str]:
+    """Put what they hold in the place of folders of OME-Zarr and of patterns, sorted in each."""
+    found: list[str] = []
+    for entry in inputs:
+        within: list[Path] = []
+        if is_remote(entry):
+            pass
+        elif re.search(r"[*?\[]", entry) and not Path(entry).exists():
+            matches = [Path(match) for match in glob.glob(entry, recursive=True)]
+            within = [p for p in matches if is_zarr(p) or p.suffix.lower() in TIFF_SUFFIXES]
+        elif Path(entry).is_dir() and not is_volume(entry):
+            # where other images are, too, these alone are meant
+            within = list(Path(entry).iterdir())
+            within = [] if any(map(is_image, within)) else [p for p in within if is_zarr(p)]
+        found += sorted(str(p) for p in within if not p.name.startswith(".")) or [entry]
+    return found
 
 
 def is_zarr(path: Path | str | None) -> bool:
@@ -99,9 +119,10 @@ def list_jobs(
         ImageError: An input cannot be opened, or has not what is asked for.
         SettingError: Results of two images would have one name, or there is no place for them.
     """
-    channels = None if wishes.channels is None else wishes.channels.split(",")
+    words = None if wishes.channels is None else wishes.channels.split(",")
+    channels = None if words is None else [word.strip() for word in words]
     volumes: list[Volume] = []
-    for entry in inputs:
+    for entry in find_inputs(inputs):
         volumes += open_volumes(entry, package.n_axes, level=wishes.level, channels=channels)
     for volume in volumes:
         if volume.shape[0] != package.channels:

@@ -179,7 +179,7 @@ def test_each_field_of_a_plate_gets_its_labels(run_small, crowd, write_ngff, tmp
 def test_a_level_and_a_channel_are_chosen(run_small, crowd, write_ngff, tmp_path):
     pixels = np.stack([crowd(60, 80, seed=n) for n in range(3)])
     image = write_ngff(tmp_path / "a.ome.zarr", pixels, "cyx", levels=2)
-    for channel in ("GFP", "1"):
+    for channel in ("GFP", "1", " GFP "):
         out = tmp_path / f"{channel}.ome.zarr"
         assert run_small(image, out, "--level", 1, "--channels", channel).code == 0
         assert (read(out) == judge(run_small, pixels[1, ::2, ::2])).all()

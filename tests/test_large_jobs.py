@@ -10,6 +10,7 @@ zarr = pytest.importorskip("zarr")
 from spoco_zoo.errors import ImageError, SettingError
 from spoco_zoo.large_jobs import (
     LargeWishes,
+    find_inputs,
     is_large,
     is_zarr,
     list_jobs,
@@ -73,6 +74,10 @@ def test_what_is_run_in_blocks(tmp_path):
     assert is_large([f"{tmp_path}/a.tif"], "out.OME.ZARR/", into=False)
     assert is_large([f"{tmp_path}/a.tif"], None, into=True)
     assert not is_large([f"{tmp_path}/a.tif"], "out", into=False)
+    (tmp_path / "plates" / "a.zarr").mkdir(parents=True)
+    assert is_large([f"{tmp_path}/plates"], "out", into=False)
+    assert is_large([f"{tmp_path}/*/*.zarr"], "out", into=False)
+    assert not is_large([f"{tmp_path}"], "out", into=False)
     assert not is_zarr(None)
 
 
@@ -80,6 +85,18 @@ def test_what_is_run_in_blocks(tmp_path):
 def images(crowd, write_ngff, tmp_path):
     names = ("one/a.ome.zarr", "two/a.zarr", "b.zarr")
     return [str(write_ngff(tmp_path / name, crowd(20, 30), "yx")) for name in names]
+
+
+def test_a_folder_or_pattern_is_what_it_holds_of_ome_zarr(images, tmp_path):
+    (tmp_path / "one" / ".b.zarr.part").mkdir()
+    (tmp_path / "one" / ".b.zarr").mkdir()
+    assert find_inputs([f"{tmp_path}/one", "s3://x/*.zarr"]) == [images[0], "s3://x/*.zarr"]
+    assert find_inputs([f"{tmp_path}/*/*.zarr"]) == images[:2]
+    assert find_inputs([images[2]]) == [images[2]]
+    assert find_inputs([f"{tmp_path}/no/*.zarr"]) == [f"{tmp_path}/no/*.zarr"]
+    (tmp_path / "one" / "c.tif").touch()  # of a folder of images, OME-Zarr are no part
+    assert find_inputs([f"{tmp_path}/one"]) == [f"{tmp_path}/one"]
+    assert find_inputs([f"{tmp_path}/one/[ac].*"]) == [images[0], f"{tmp_path}/one/c.tif"]
 
 
 def targets_of(jobs):
