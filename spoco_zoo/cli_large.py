@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from spoco_zoo.errors import SettingError, SpocoZooError
+from spoco_zoo.errors import ImageError, SettingError, SpocoZooError
 from spoco_zoo.terminal import complain, console, progress_bar, say
 
 if TYPE_CHECKING:
@@ -89,8 +89,10 @@ def plan(
         level=level, channels=channels, workers=workers, memory=memory, block=block, device=device
     )
     # results go nowhere, so their place does not matter
-    run = _prepare(package, inputs, "plan", wishes, Flags())
+    run, missing = _prepare(package, inputs, "plan", wishes, Flags())
     _show_plan(run)
+    if missing:
+        raise typer.Exit(1)
 
 
 def run_in_blocks(
@@ -103,13 +105,15 @@ def run_in_blocks(
     dry_run: bool = False,
 ) -> None:
     """Run a package on large images, or only tell what that would take."""
-    run = _prepare(package, inputs, out, wishes, flags)
+    run, missing = _prepare(package, inputs, out, wishes, flags)
     if dry_run:
         _show_plan(run)
+        if missing:
+            raise typer.Exit(1)
         return
     if len(run.jobs) == 1:
         run.check(run.jobs[0])  # before workers are started
-    failed = 0
+    failed, count_all = missing, len(run.jobs) + missing
     told = "stopped: what is done is kept, and the same command goes on"
     bar = progress_bar()
     bar.live.transient = True
@@ -129,7 +133,7 @@ def run_in_blocks(
             except SpocoZooError as error:
                 failed += 1
                 complain(error)
-                if len(run.jobs) == 1:
+                if count_all == 1:
                     raise typer.Exit(1) from error
                 continue
             for sentence in done.told:
@@ -138,7 +142,7 @@ def run_in_blocks(
             if done.peak_bytes:
                 line += f" (a worker took up to {done.peak_bytes / 1e9:.2f} GB of memory)"
             bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
-    typer.echo(f"{len(run.jobs) - failed} of {len(run.jobs)} images done", err=bool(failed))
+    typer.echo(f"{count_all - failed} of {count_all} images done", err=bool(failed))
     if failed:
         raise typer.Exit(1)
 
@@ -173,7 +177,8 @@ def refuse_large_wishes(wishes: "LargeWishes", *, dry_run: bool) -> None:
 
 def _prepare(
     package: Path, inputs: list[str], out: str | None, wishes: "LargeWishes", flags: "Flags"
-) -> "LargeRun":
+) -> tuple["LargeRun", int]:
+    """Open package and images; those of several that cannot be opened are told and counted."""
     from spoco_zoo.choices import change_recipe
     from spoco_zoo.foreign import is_foreign
     from spoco_zoo.large_jobs import LargeRun, list_jobs
@@ -186,7 +191,11 @@ def _prepare(
         )
     loaded = load_package(package)
     recipe = change_recipe(loaded, flags)
-    return LargeRun(loaded, recipe, list_jobs(inputs, out, loaded, wishes), wishes)
+    missing: list[ImageError] = []
+    jobs = list_jobs(inputs, out, loaded, wishes, missing)
+    for error in missing:
+        complain(error)
+    return LargeRun(loaded, recipe, jobs, wishes), len(missing)
 
 
 def _show_plan(run: "LargeRun") -> None:

@@ -33,6 +33,7 @@ from spoco_zoo.large_results import write_large_results
 from spoco_zoo.large_tiffs import SUFFIXES as TIFF_SUFFIXES
 from spoco_zoo.machine import count_cores, count_gpus, read_gpus
 from spoco_zoo.machine import read_memory as read_machine_memory
+from spoco_zoo.ngff import Errors
 from spoco_zoo.package import Package
 from spoco_zoo.recipe import Recipe
 from spoco_zoo.results import name_files
@@ -111,9 +112,21 @@ def is_zarr(path: Path | str | None) -> bool:
 
 
 def list_jobs(
-    inputs: Sequence[str], out: str | None, package: Package, wishes: LargeWishes
+    inputs: Sequence[str],
+    out: str | None,
+    package: Package,
+    wishes: LargeWishes,
+    errors: Errors = None,
 ) -> list[ImageJob]:
     """Open all inputs and say where the results of each image go.
+
+    Args:
+        inputs: Paths and addresses.
+        out: Where results go.
+        package: Says what an image has to be.
+        wishes: What else a user says.
+        errors: Gets those of images, if there are several, that cannot be opened, which are then
+            left out; None raises the first.
 
     Raises:
         ImageError: An input cannot be opened, or has not what is asked for.
@@ -123,7 +136,16 @@ def list_jobs(
     channels = None if words is None else [word.strip() for word in words]
     volumes: list[Volume] = []
     for entry in find_inputs(inputs):
-        volumes += open_volumes(entry, package.n_axes, level=wishes.level, channels=channels)
+        try:
+            volumes += open_volumes(
+                entry, package.n_axes, level=wishes.level, channels=channels, errors=errors
+            )
+        except ImageError as error:
+            if errors is None:
+                raise
+            errors.append(error)
+    if errors and not volumes:
+        raise errors[0]
     for volume in volumes:
         if volume.shape[0] != package.channels:
             raise ImageError(

@@ -16,6 +16,8 @@ from typing import Any
 from spoco_zoo.errors import ImageError, MissingExtraError
 from spoco_zoo.stores import import_zarr, join, name_of, open_store
 
+Errors = list[ImageError] | None  # of images that are left out; None raises the first
+
 _IN_UM = {  # those of the format by their names, and what is often written instead
     **{"angstrom": 1e-4, "picometer": 1e-6, "nanometer": 1e-3, "micrometer": 1.0},
     **{"millimeter": 1e3, "centimeter": 1e4, "decimeter": 1e5, "meter": 1e6, "inch": 25400.0},
@@ -145,8 +147,12 @@ def _channel_names(attributes: dict[str, Any]) -> Iterator[str]:
         yield str(channel.get("label", n) if isinstance(channel, dict) else n)
 
 
-def list_images(url: str) -> list[tuple[str, str]]:
+def list_images(url: str, errors: Errors = None) -> list[tuple[str, str]]:
     """List the images of a store by address and short name: fields, series, or the one there is.
+
+    Args:
+        url: The store.
+        errors: Gets those of wells of a plate that cannot be read, which are then left out.
 
     Raises:
         ImageError: There is none, or a list of them that leads nowhere.
@@ -158,7 +164,7 @@ def list_images(url: str) -> list[tuple[str, str]]:
     try:
         if "plate" in attributes:
             wells = [_clean_key(well["path"]) for well in attributes["plate"]["wells"]]
-            keys = [join(well, field) for well in wells for field in _fields(join(url, well))]
+            keys = [join(well, key) for well in wells for key in _fields(join(url, well), errors)]
         elif "well" in attributes:
             keys = [_clean_key(image["path"]) for image in attributes["well"]["images"]]
         else:
@@ -176,8 +182,14 @@ def list_images(url: str) -> list[tuple[str, str]]:
     return [(join(url, key), key.replace("/", "-")) for key in keys]
 
 
-def _fields(well: str) -> list[str]:
-    attributes, _ = read_attributes(well)
+def _fields(well: str, errors: Errors) -> list[str]:
+    try:
+        attributes, _ = read_attributes(well)
+    except ImageError as error:
+        if errors is None:
+            raise
+        errors.append(error)
+        return []
     return [_clean_key(image["path"]) for image in attributes["well"]["images"]]
 
 

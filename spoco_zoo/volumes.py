@@ -26,7 +26,7 @@ from spoco_zoo.errors import ImageError
 from spoco_zoo.images import known_scale, stem_of
 from spoco_zoo.large_tiffs import SUFFIXES as TIFF_SUFFIXES
 from spoco_zoo.large_tiffs import open_tiff, read_head
-from spoco_zoo.ngff import list_images, open_array, read_multiscales
+from spoco_zoo.ngff import Errors, list_images, open_array, read_multiscales
 from spoco_zoo.refusals import say_why
 from spoco_zoo.stores import MARKS, clean_address, find_stamp, is_remote, join, name_of, place_in
 from spoco_zoo.tiling import Box, inner_box
@@ -226,6 +226,7 @@ def open_volumes(
     *,
     level: int = 0,
     channels: Sequence[int | str] | None = None,
+    errors: Errors = None,
 ) -> list[Volume]:
     """List the images of a store or a large TIFF: wells and fields of a plate, points in time.
 
@@ -235,6 +236,8 @@ def open_volumes(
         n_axes: Number of space axes that the network takes.
         level: Resolution level, 0 being the finest.
         channels: Which channels, by index or by name; None takes all.
+        errors: Gets those of images of a plate or series that cannot be opened, which are then
+            left out; None raises the first.
 
     Raises:
         ImageError: There is no image, or it has other axes, levels or channels than asked for.
@@ -246,7 +249,19 @@ def open_volumes(
         return _tiff_volumes(address, wish)
     if not is_remote(address) and not os.path.exists(address):
         raise ImageError(f"{address}: no such folder: check the path")
-    return [v for image, name in list_images(address) for v in _zarr_volumes(image, name, wish)]
+    if errors is None:
+        return [v for image, name in list_images(address) for v in _zarr_volumes(image, name, wish)]
+    found: list[Volume] = []
+    missing: list[ImageError] = []
+    for image, name in list_images(address, missing):
+        try:
+            found += _zarr_volumes(image, name, wish)
+        except ImageError as error:
+            missing.append(error)
+    if missing and not found:  # what is wrong with all of them is said once
+        raise missing[0]
+    errors += missing
+    return found
 
 
 def group_images(volumes: Sequence[Volume]) -> list[list[Volume]]:

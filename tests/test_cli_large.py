@@ -176,6 +176,42 @@ def test_each_field_of_a_plate_gets_its_labels(run_small, crowd, write_ngff, tmp
     assert not [p for p in (tmp_path / "p.zarr").rglob(".*") if ".work" in p.name]
 
 
+def test_a_field_that_is_missing_does_not_stop_the_others(
+    run_small, call, crowd, write_ngff, tmp_path
+):
+    plate = zarr.create_group(store=str(tmp_path / "p.zarr"), zarr_format=2)
+    wells = [{"path": well} for well in ("A/1", "A/2", "A/3")]
+    plate.attrs.put({"plate": {"wells": wells}})
+    for well in ("A/1", "A/2"):
+        mine = [{"path": "0"}, {"path": "1"}]
+        plate.create_group(well).attrs.put({"well": {"images": mine}})
+    for name in ("A/1/0", "A/1/1", "A/2/0"):
+        write_ngff(None, crowd(30, 40), "yx", group=plate.create_group(name))
+    shutil.rmtree(tmp_path / "p.zarr" / "A" / "1" / "1" / "0")
+    image = write_ngff(tmp_path / "b.zarr", crowd(30, 40), "yx")
+    folder, out = tmp_path / "p.zarr", tmp_path / "out"
+    package = run_small.package  # made by the run
+    result = run_small(folder, out)
+    gone = "cannot be read as OME-Zarr ({}): expected a group with multiscales"
+    told = (
+        f"{folder}/A/3: {gone.format('FileNotFoundError')}",
+        f"{folder}/A/1/1: its level 0 cannot be read: expected a Zarr array; copy it again",
+        f"{folder}/A/2/1: {gone.format('FileNotFoundError')}",
+    )
+    assert_is_error(result, *told)
+    assert result.err.splitlines()[-1] == "2 of 5 images done"
+    assert names_in(out) == ["A-1-0.ome.zarr", "A-2-0.ome.zarr"]
+    both = call("run", package().location, image, tmp_path / "no.zarr", "-o", out, "--workers", 1)
+    assert_is_error(both, f"{tmp_path}/no.zarr: no such folder: check the path")
+    assert "b.ome.zarr" in names_in(out)
+    assert call("plan", package().location, folder, "--workers", 1).code == 1
+    # what is wrong with all of them is said once
+    assert_is_error(
+        run_small(folder, tmp_path / "other", "--level", 3),
+        told[0],
+    )
+
+
 def test_a_level_and_a_channel_are_chosen(run_small, crowd, write_ngff, tmp_path):
     pixels = np.stack([crowd(60, 80, seed=n) for n in range(3)])
     image = write_ngff(tmp_path / "a.ome.zarr", pixels, "cyx", levels=2)
