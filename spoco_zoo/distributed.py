@@ -224,7 +224,8 @@ def measure_block(
     sizes, job = plan_job(volume, package, folder, wishes)
     middle = [count // 2 for count in job.layout.counts]
     number = int(np.ravel_multi_index(middle, job.layout.counts))
-    pixels = volume.read(job.layout.box(number))
+    box = job.layout.box(number)
+    pixels = volume.read_around_damage(box)[0] if wishes.skips_damage else volume.read(box)
     affine = fit_affine(pixels, package.normalization)
     job = replace(job, affine=affine)
     make_folder(stages.path_of(job, "found", number).parent)

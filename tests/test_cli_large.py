@@ -423,6 +423,9 @@ def test_a_damaged_chunk_is_named_or_skipped(run_small, image, crowd, tmp_path, 
         f"Error: {image}/0/1/2: chunk (1, 2), of pixels (16, 32) to (32, 48), cannot be decoded ("
     )
     assert line.endswith("): copy it again, or choose to skip such chunks")
+    # the block that is tried is the one with the damage
+    assert run_small(image, tmp_path / "no.ome.zarr", "--dry-run").code == 1
+    assert run_small(image, tmp_path / "no.ome.zarr", "--dry-run", "--skip-damaged").code == 0
     skipped = tmp_path / "c.ome.zarr"
     go_on = stop_after(monkeypatch, 40, KeyboardInterrupt())
     run_small(image, skipped, "--skip-damaged")
