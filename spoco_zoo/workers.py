@@ -427,5 +427,7 @@ def _hushed_tracker() -> Iterator[None]:
 
 def _hush() -> None:
     """Workers that die are told of by us, in a sentence; Dask would write pages."""
-    for name in ("distributed", "distributed.nanny", "distributed.scheduler", "distributed.worker"):
-        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    # some have a level of their own by Dask's configuration, which is the user's to change
+    for name in ("distributed", *logging.root.manager.loggerDict):
+        if name.partition(".")[0] == "distributed":
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)

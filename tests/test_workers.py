@@ -1,5 +1,6 @@
 """Who does the work: steps are given away again, smaller, until they are done or hopeless."""
 
+import logging
 import os
 import signal
 import subprocess
@@ -214,6 +215,8 @@ def test_a_scheduler_that_ends_is_told(scheduler, tmp_path, monkeypatch):
                 f"the Dask scheduler ({file}) is gone: start it and give the same command again, "
                 "which goes on where this ended"
             )
+        # which would tell of it in pages: it has a level of its own
+        assert not logging.getLogger("distributed.client").isEnabledFor(logging.CRITICAL)
     finally:
         worker.kill()
         worker.wait()
