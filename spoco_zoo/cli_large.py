@@ -186,8 +186,9 @@ def _prepare(
 
     if is_foreign(package):
         raise SettingError(
-            f"{package}: is no package of spoco-zoo, and only these are run in blocks: "
-            "give images that fit into memory, as TIFF"
+            f"{package}: has no embedding with a recipe of spoco-zoo, which alone is joined "
+            "across blocks: take a package of the flavour embeddings, or give images that fit "
+            "into memory, as TIFF"
         )
     loaded = load_package(package)
     recipe = change_recipe(loaded, flags)

@@ -541,6 +541,17 @@ def test_results_are_gone_on_with(run_small, image, crowd, tmp_path, monkeypatch
 # --- what is told before
 
 
+def test_only_embeddings_of_ours_are_joined_across_blocks(call, make_foreign, image, tmp_path):
+    package = make_foreign("foreign/labels.onnx", {"labels": ("bcyx", ("labels",), {})})
+    for words in (("run", package, image, "-o", tmp_path / "b.zarr"), ("plan", package, image)):
+        assert_is_error(
+            call(*words),
+            f"{package}: has no embedding with a recipe of spoco-zoo, which alone is joined across "
+            "blocks: take a package of the flavour embeddings, or give images that fit into "
+            "memory, as TIFF",
+        )
+
+
 def test_a_plan_is_told_and_nothing_is_left(call, small, image, tmp_path):
     package, scratch = small("package"), tmp_path / "scratch"
     scratch.mkdir()
