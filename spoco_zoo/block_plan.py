@@ -84,6 +84,36 @@ def choose_sizes(
     return smallest  # what was asked for; the trial tells whether it fits
 
 
+def read_block(text: str | None, n_axes: int) -> tuple[int, ...] | None:
+    """Read one number of pixels, or one per axis with commas.
+
+    Raises:
+        SettingError: It is none of these.
+    """
+    if text is None:
+        return None
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() and int(word) for word in words) or len(words) not in (1, n_axes):
+        raise SettingError(
+            f"--block is {text}: expected one number of pixels, or {n_axes} with commas"
+        )
+    sizes = [int(word) for word in words]
+    return tuple(sizes * n_axes if len(sizes) == 1 else sizes)
+
+
+def read_side(text: str | None) -> int | None:
+    """Read a block of an image that is run as a whole: one number of pixels.
+
+    Raises:
+        SettingError: It is no such number.
+    """
+    if text is None:
+        return None
+    if not text.strip().isdecimal() or not int(text):
+        raise SettingError(f"--block is {text}: expected one number of pixels, at least 1")
+    return int(text)
+
+
 def _list_blocks(
     recipe: Recipe, shape: Sequence[int], block: Sequence[int] | None
 ) -> Iterator[tuple[int, ...]]:

@@ -303,10 +303,10 @@ def _run_in_memory(
     """Run a package on images one by one, each as a whole."""
     from concurrent.futures import ThreadPoolExecutor
 
+    from spoco_zoo.block_plan import read_side
     from spoco_zoo.choices import plan_run
     from spoco_zoo.images import find_images
     from spoco_zoo.jobs import RunWishes, find_masks, name_targets, run_one
-    from spoco_zoo.large_jobs import read_side
 
     block = read_side(large.block)
     settings, start = plan_run(package, flags, block, large.device, large.precision)

@@ -40,6 +40,7 @@ from spoco_zoo.joining import (
     read_keys,
     write_keys,
 )
+from spoco_zoo.label_metadata import describe
 from spoco_zoo.label_stores import (
     LabelStore,
     create_labels,
@@ -388,7 +389,8 @@ def _keep_embeddings(
             shape = (package.embedding_dim, *job.volume.space)
             windows = job.recipe.windows(len(job.volume.space))
             version = wishes.version or "0.4"
-            create_embeddings(place, shape, windows, job.volume.scale_um, version)
+            described = describe(job.volume, clean_address(target), None)
+            create_embeddings(place, shape, windows, described, version)
         kept.append(replace(job, embeddings=place))
     return kept
 

@@ -16,7 +16,7 @@ from jaxtyping import Float
 
 from spoco_zoo.errors import OutputError
 from spoco_zoo.files import refuse_existing
-from spoco_zoo.label_metadata import write_group
+from spoco_zoo.label_metadata import Described, write_group
 from spoco_zoo.refusals import say_why
 from spoco_zoo.stores import import_zarr, open_store
 from spoco_zoo.tiling import Box
@@ -28,7 +28,7 @@ def create_embeddings(
     place: Path,
     shape: Sequence[int],
     windows: Sequence[int],
-    scale_um: Sequence[float] | None,
+    described: Described,
     version: str,
 ) -> None:
     """Make an image of embeddings in which nothing is written, in place of what may be there.
@@ -37,18 +37,24 @@ def create_embeddings(
         place: Where it is written, until `finish_embeddings` names it.
         shape: `(e, *space)`.
         windows: Pixels per space axis of a chunk.
-        scale_um: Size of a pixel along each space axis, if it is known.
+        described: Axes of the image and where its pixels lie, as labels of it say.
         version: Of the format, 0.4 or 0.5.
 
     Raises:
         OutputError: The disk refuses it.
     """
-    names = ("c", *"zyx"[-len(windows) :])
+    names = ("c", *(described.names[n] for n in described.space))
     axes: list[dict[str, str]] = [{"name": "c", "type": "channel"}]
-    unit = {} if scale_um is None else {"unit": "micrometer"}
-    axes += [{"name": name, "type": "space"} | unit for name in names[1:]]
-    scale = [1.0, *(scale_um or (1.0,) * len(windows))]
-    dataset = {"path": _LEVEL, "coordinateTransformations": [{"type": "scale", "scale": scale}]}
+    for n in described.space:
+        unit = described.units[n]
+        told_unit = {} if unit is None else {"unit": unit}
+        axes.append({"name": described.names[n], "type": "space"} | told_unit)
+    scale = [1.0, *(described.scale[n] for n in described.space)]
+    offset = [0.0, *(described.translation[n] for n in described.space)]
+    changes: list[dict[str, Any]] = [{"type": "scale", "scale": scale}]
+    if any(offset):
+        changes.append({"type": "translation", "translation": offset})
+    dataset = {"path": _LEVEL, "coordinateTransformations": changes}
     image: dict[str, Any] = {"name": "embedding", "axes": axes, "datasets": [dataset]}
     told: dict[str, Any] = {"multiscales": [{"version": "0.4"} | image]}
     if version == "0.5":

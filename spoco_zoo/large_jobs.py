@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Literal
 
 from spoco_zoo.block_jobs import BlockWishes, alone, has_begun, plan_job, work_folder
+from spoco_zoo.block_plan import read_block
 from spoco_zoo.distributed import (
     Measured,
     Progress,
@@ -233,36 +234,6 @@ def read_memory(text: str | None, workers: int) -> int:
         raise SettingError(f"--memory is {text}: expected an amount such as 4GB")
     base = 1024 if found[3] else 1000
     return int(float(found[1]) * base ** " kmgt".index(found[2].lower() or " "))
-
-
-def read_block(text: str | None, n_axes: int) -> tuple[int, ...] | None:
-    """Read one number of pixels, or one per axis with commas.
-
-    Raises:
-        SettingError: It is none of these.
-    """
-    if text is None:
-        return None
-    words = [word.strip() for word in text.split(",")]
-    if not all(word.isdecimal() and int(word) for word in words) or len(words) not in (1, n_axes):
-        raise SettingError(
-            f"--block is {text}: expected one number of pixels, or {n_axes} with commas"
-        )
-    sizes = [int(word) for word in words]
-    return tuple(sizes * n_axes if len(sizes) == 1 else sizes)
-
-
-def read_side(text: str | None) -> int | None:
-    """Read a block of an image that is run as a whole: one number of pixels.
-
-    Raises:
-        SettingError: It is no such number.
-    """
-    if text is None:
-        return None
-    if not text.strip().isdecimal() or not int(text):
-        raise SettingError(f"--block is {text}: expected one number of pixels, at least 1")
-    return int(text)
 
 
 class LargeRun:

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from spoco_zoo.block_plan import choose_sizes
+from spoco_zoo.block_plan import choose_sizes, read_block, read_side
 from spoco_zoo.embedder import Embedder
 from spoco_zoo.errors import SettingError
 from spoco_zoo.layout import plan_chunks, plan_layout
@@ -99,3 +99,20 @@ def test_too_little_memory_is_told_with_what_is_needed(load_tiny):
     sizes = choose_sizes(load_tiny("package"), Recipe(), (3000, 7000), enough)
     assert rest == "[1024, 1024] pixels"
     assert sizes.peak_bytes <= enough
+
+
+def test_blocks_in_one_number_or_one_per_axis():
+    assert read_block(None, 2) is None
+    assert read_block("64", 3) == (64, 64, 64)
+    assert read_block("8, 64,32", 3) == (8, 64, 32)
+    for text in ("", "0", "1,2", "a", "-3", "1.5"):
+        with pytest.raises(SettingError) as error:
+            read_block(text, 3)
+        assert str(error.value) == (
+            f"--block is {text}: expected one number of pixels, or 3 with commas"
+        )
+    assert read_side("64") == 64
+    assert read_side(None) is None
+    with pytest.raises(SettingError) as error:
+        read_side("8,64")
+    assert str(error.value) == "--block is 8,64: expected one number of pixels, at least 1"

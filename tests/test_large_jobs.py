@@ -14,9 +14,7 @@ from spoco_zoo.large_jobs import (
     is_large,
     is_zarr,
     list_jobs,
-    read_block,
     read_memory,
-    read_side,
 )
 
 
@@ -45,23 +43,6 @@ def test_other_words_are_no_memory(text):
 
 def test_without_a_word_memory_is_shared():
     assert 0 < read_memory(None, 4) <= read_memory(None, 1) <= 3_600_000_000
-
-
-def test_blocks_in_one_number_or_one_per_axis():
-    assert read_block(None, 2) is None
-    assert read_block("64", 3) == (64, 64, 64)
-    assert read_block("8, 64,32", 3) == (8, 64, 32)
-    for text in ("", "0", "1,2", "a", "-3", "1.5"):
-        with pytest.raises(SettingError) as error:
-            read_block(text, 3)
-        assert str(error.value) == (
-            f"--block is {text}: expected one number of pixels, or 3 with commas"
-        )
-    assert read_side("64") == 64
-    assert read_side(None) is None
-    with pytest.raises(SettingError) as error:
-        read_side("8,64")
-    assert str(error.value) == "--block is 8,64: expected one number of pixels, at least 1"
 
 
 def test_what_is_run_in_blocks(tmp_path):
