@@ -8,6 +8,7 @@ Every run is a process of its own with fresh workers of one thread; rounds go th
 in turn, and ratios are taken within a round. Volumes are those of `blobs.py`; with `--nuclei`,
 what `nuclei-3d-simulated` was trained for.
 
+`--whole` runs one block as large as the volume too, which needs that much more memory.
 `--network` runs the network alone over the same volume, once, in the same tiles, halos included.
 `--core` does so with bioimageio.core's block prediction, which needs the volume in memory. Neither
 makes instances.
@@ -150,7 +151,7 @@ def compare(options, size, folder):
     volume = folder / f"{size}.ome.zarr"
     write_blobs(volume, (size,) * 3, draw=draw_nuclei if options.nuclei else None)
     variants = [("blocks", workers) for workers in options.workers]
-    variants += [(kind, 1) for kind in ("network", "core") if getattr(options, kind)]
+    variants += [(kind, 1) for kind in ("whole", "network", "core") if getattr(options, kind)]
     found = {variant: [] for variant in variants}
     for number in range(options.rounds):
         for kind, workers in variants:
@@ -158,7 +159,8 @@ def compare(options, size, folder):
             target.unlink(missing_ok=True)
             words = ["--package", options.package, "--memory", options.memory, "--child", kind]
             words += ["--child-workers", workers, "--target", target, "--volume", volume]
-            words += [] if options.block is None else ["--block", options.block]
+            block = size if kind == "whole" else options.block
+            words += [] if block is None else ["--block", block]
             words += ["--measure"] if options.measure and workers == options.workers[0] else []
             child.run(HERE, *words)
             found[kind, workers] += child.records(target)
@@ -180,7 +182,7 @@ def tell(options, size, found):
         seconds = statistics.median(record["seconds"] for record in records)
         peak = max(record["peak"] for record in records) / 1e9
         print(f"{kind}, {workers}: {voxels / seconds:,.0f} voxels/s, peak {peak:.2f} GB")
-        if kind != "blocks":
+        if kind not in ("blocks", "whole"):
             continue
         first = records[0]
         sides = " x ".join(map(str, first["block"]))
@@ -196,6 +198,9 @@ def tell(options, size, found):
     for other in found:
         if other[0] == "blocks" and other != one:
             print(f"{one[1]} to {other[1]} workers: {ratio(one, other):.2f} times as fast")
+        elif other[0] == "whole":
+            part = ratio(one, other, "work_s", "work_s")
+            print(f"work in blocks to one block of the whole: {part:.2f}")
         elif other[0] != "blocks":
             part = ratio(one, other, "work_s")
             print(f"work in blocks to {other[0]} alone: {part:.2f}")
@@ -213,6 +218,7 @@ def main():
     parser.add_argument("--block", type=int, help="voxels a side; what fits where left out")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--measure", action="store_true", help="plan first, and compare the peak")
+    parser.add_argument("--whole", action="store_true", help="one block of the whole volume too")
     parser.add_argument("--network", action="store_true", help="run the network alone too")
     parser.add_argument("--core", action="store_true", help="run bioimageio.core too")
     parser.add_argument("--nuclei", action="store_true", help="simulated nuclei, not balls")
