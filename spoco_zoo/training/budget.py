@@ -3,7 +3,7 @@
     OUT/
     ├── spec.yaml                        the recipe that all cells share
     ├── ratio-0.10-seed-1/               a run, as `loop` leaves it: SPOCO
-    ├── baseline-ratio-0.10-seed-1/      the same labelled objects without the terms of SPOCO
+    ├── baseline-ratio-0.10-seed-1/      the same labelled objects by the contrastive loss alone
     ├── ...
     ├── budget.json                      scores of every cell, and their medians over the seeds
     ├── budget.csv                       the cells as a table
@@ -14,10 +14,13 @@ that one end of the curve is full supervision. Objects are taken by ratio and se
 (`data.instance_ratio`, `data.instance_seed`), smaller ratios within larger ones; the seed is also
 that of weights and crops. Validation images keep all their labels.
 
-The baseline is what remains without SPOCO: pull, push and norm (De Brabandere et al. 2017). It
-has no unlabeled push, no instance term and no consistency, so unlabeled pixels say nothing to its
-embedding. The foreground head is no part of SPOCO and is the same on both sides: what differs
-between the two curves is the loss of the embedding alone.
+The baseline is the contrastive loss as it was before SPOCO: pull, push and norm (De Brabandere et
+al. 2017), and nothing is learnt from unlabeled pixels. So below ratio 1, unless some background is
+labelled, its network has no foreground head either: the embedding must say what is background.
+
+The foreground head is no part of the published method, and learns from unlabeled pixels too. How
+much of the gain is its own is told by a third network, if asked for: `head`, the baseline with that
+head. It differs from SPOCO by the loss of the embedding alone.
 """
 
 import csv
@@ -29,7 +32,7 @@ from dataclasses import asdict, dataclass, replace
 from io import StringIO
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -47,17 +50,19 @@ from spoco_zoo.training.samples import read_samples
 from spoco_zoo.training.schedule import pick_device
 from spoco_zoo.training.validation import embed_all
 
-Method = Literal["spoco", "baseline"]
+Method = Literal["spoco", "baseline", "head"]
+METHODS: tuple[Method, ...] = get_args(Method)  # in the order in which they are trained
 Split = Literal["val", "test"]
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Which networks are trained: every ratio with every seed, each by both methods."""
+    """Which networks are trained: every ratio with every seed, by each of the methods."""
 
     ratios: tuple[float, ...]
     seeds: int = 3
     split: Split = "val"
+    methods: tuple[Method, ...] = ("spoco", "baseline")
 
     def __post_init__(self) -> None:
         if not self.ratios or not all(0 < ratio <= 1 for ratio in self.ratios):
@@ -66,15 +71,22 @@ class Grid:
             )
         if self.seeds < 1:
             raise SettingError(f"seeds is {self.seeds}: expected at least 1")
+        if not self.methods:
+            raise SettingError("methods is empty: expected at least one")
 
     @property
     def cells(self) -> list["Cell"]:
-        """All cells, one seed after the other, so that a whole curve is there early."""
+        """All cells, one seed after the other, so that a whole curve is there early.
+
+        With all labels every network has a head that it learns from labelled background, and
+        `head` would be the baseline once more.
+        """
         return [
             Cell(method, ratio, seed)
             for seed in range(1, self.seeds + 1)
             for ratio in sorted(set(self.ratios))
-            for method in ("spoco", "baseline")
+            for method in METHODS
+            if method in self.methods and not (method == "head" and ratio == 1)
         ]
 
 
@@ -91,7 +103,9 @@ class Cell:
         """That of its run folder."""
         short = f"{self.ratio:.2f}"
         ratio = short if float(short) == self.ratio else f"{self.ratio:g}"
-        return f"{'' if self.method == 'spoco' else 'baseline-'}ratio-{ratio}-seed-{self.seed}"
+        return (
+            f"{'' if self.method == 'spoco' else f'{self.method}-'}ratio-{ratio}-seed-{self.seed}"
+        )
 
 
 @dataclass(frozen=True)
@@ -182,7 +196,7 @@ def cell_spec(spec: Spec, cell: Cell) -> Spec:
     ratio 1 everything is known and consistency has nothing to say.
 
     The foreground head is told which part of the objects is labelled, which is the ratio: who
-    labels some objects knows about that much.
+    labels some objects knows about that much. The baseline has none where no background is known.
     """
     usual, loss = LossSettings(), spec.loss
     # tissue without background: 0 is no object there, and may well be unlabeled
@@ -206,9 +220,17 @@ def cell_spec(spec: Spec, cell: Cell) -> Spec:
             "consistency_weight": loss.consistency_weight or usual.consistency_weight,
             "labelled_ratio": cell.ratio if _wants_foreground(spec) else None,
         }
-    if cell.method == "baseline":
+    if cell.method != "spoco":
         names = ("unlabeled_push_weight", "instance_weight", "consistency_weight")
         changes["loss"] |= dict.fromkeys(names, 0.0)
+    if cell.method == "baseline" and is_sparse:
+        changes["loss"].pop("labelled_ratio")
+        terms = spec.loss.model_copy(update={"labelled_ratio": None})
+        spec = spec.model_copy(update={"loss": terms})
+        if spec.data.background_label is None:
+            changes["net"] = {"foreground_head": False}
+            if spec.clustering.foreground == "head":
+                changes["clustering"] = {"foreground": "auto"}
     if changes["data"]["label_zero"] == "background":  # which is known then without these
         words = spec.data.model_copy(update={"background_label": None})
         terms = spec.loss.model_copy(update={"labelled_ratio": None})
@@ -248,7 +270,7 @@ def collect(out: Path, grid: Grid) -> Budget:
 def summarize(budget: Budget) -> list[Point]:
     """Bring the seeds of each method and ratio together, in the order of methods and ratios."""
     groups: dict[tuple[Method, float], list[CellScores]] = {}
-    for scores in sorted(budget.scores, key=lambda s: (s.method != "spoco", s.ratio)):
+    for scores in sorted(budget.scores, key=lambda s: (METHODS.index(s.method), s.ratio)):
         groups.setdefault((scores.method, scores.ratio), []).append(scores)
     return [
         Point(

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 # told apart without colour too: by the line and the marker
 _LOOKS = (
     ("spoco", "SPOCO", "#0072B2", "o-"),
-    ("baseline", "baseline: pull, push and norm only", "#D55E00", "s--"),
+    ("baseline", "baseline: pull, push and norm of labelled objects", "#D55E00", "s--"),
+    ("head", "baseline with the foreground head", "#009E73", "^:"),
 )
 _SPLITS = {"val": "validation images", "test": "test images"}
 
@@ -31,7 +32,7 @@ class Point(NamedTuple):
 
 
 def draw_budget(points: Sequence[Point], split: str, target: Path) -> None:
-    """Draw AP at IoU 0.50 and SBD over the count of labelled objects, for both methods.
+    """Draw AP at IoU 0.50 and SBD over the count of labelled objects, for every method.
 
     The line goes through the medians over the seeds, the band from the lowest to the highest,
     and every seed is a dot. An older picture is replaced.
@@ -61,7 +62,7 @@ def draw_budget(points: Sequence[Point], split: str, target: Path) -> None:
     shown = "one seed" if seeds == 1 else f"median and range of {seeds} seeds"
     figure.suptitle(f"Annotation budget: {_SPLITS[split]}, {shown}")
     handles, labels = left.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
     write_bytes(target, buffer.getvalue(), overwrite=True)
@@ -70,7 +71,7 @@ def draw_budget(points: Sequence[Point], split: str, target: Path) -> None:
 def _draw(
     axes: "Axes", points: Sequence[Point], values: Sequence[tuple[float, ...]], title: str
 ) -> None:
-    """Draw one score of both methods."""
+    """Draw one score of every method."""
     for method, label, color, line in _LOOKS:
         mine = [(p, v) for p, v in zip(points, values, strict=True) if p.method == method]
         if not mine:

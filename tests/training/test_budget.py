@@ -89,6 +89,17 @@ def test_a_grid_goes_through_whole_curves_one_seed_after_the_other():
     ]
 
 
+def test_the_baseline_with_a_head_is_asked_for_and_is_another_one_only_where_labels_are_missing():
+    cells = Grid((0.1, 1.0), seeds=1, methods=("spoco", "baseline", "head")).cells
+    assert [cell.name for cell in cells] == [
+        "ratio-0.10-seed-1",
+        "baseline-ratio-0.10-seed-1",
+        "head-ratio-0.10-seed-1",
+        "ratio-1.00-seed-1",
+        "baseline-ratio-1.00-seed-1",
+    ]
+
+
 def test_ratios_that_two_digits_do_not_tell_apart_have_folders_of_their_own():
     names = {Cell("spoco", ratio, 1).name for ratio in (0.01, 0.012, 0.0125)}
     assert names == {"ratio-0.01-seed-1", "ratio-0.012-seed-1", "ratio-0.0125-seed-1"}
@@ -103,6 +114,7 @@ def test_ratios_that_two_digits_do_not_tell_apart_have_folders_of_their_own():
         ),
         ({"ratios": ()}, "ratios are []: expected at least one number above 0 and up to 1"),
         ({"ratios": (1.0,), "seeds": 0}, "seeds is 0: expected at least 1"),
+        ({"ratios": (1.0,), "methods": ()}, "methods is empty: expected at least one"),
     ],
 )
 def test_an_impossible_grid_is_refused(words, sentence):
@@ -149,14 +161,43 @@ def test_the_labelled_part_is_that_of_the_cell_whatever_the_spec_says(spec):
     assert ratios == {0.1: 0.1, 0.5: 0.5, 1.0: None}
 
 
-@pytest.mark.parametrize("ratio", [0.1, 1.0])
-def test_the_baseline_differs_by_the_terms_of_spoco_alone(spec, ratio):
+def without_terms_of_spoco(spec):
+    names = ("unlabeled_push_weight", "instance_weight", "consistency_weight")
+    return spec.model_copy(update={"loss": spec.loss.model_copy(update=dict.fromkeys(names, 0.0))})
+
+
+@pytest.mark.parametrize(("method", "ratio"), [("head", 0.1), ("baseline", 1.0)])
+def test_a_baseline_with_a_head_differs_by_the_terms_of_spoco_alone(spec, method, ratio):
     ours = cell_spec(spec, Cell("spoco", ratio, 2))
-    plain = cell_spec(spec, Cell("baseline", ratio, 2))
-    without = {"unlabeled_push_weight": 0.0, "instance_weight": 0.0, "consistency_weight": 0.0}
+    plain = cell_spec(spec, Cell(method, ratio, 2))
     head = spec.loss.foreground_weight
     assert plain.loss.weights == (1.0, 1.0, 0.001, 0.0, 0.0, 0.0, head)
-    assert plain == ours.model_copy(update={"loss": ours.loss.model_copy(update=without)})
+    assert plain == without_terms_of_spoco(ours)
+
+
+@pytest.mark.parametrize("rule", ["auto", "head"])
+def test_the_baseline_learns_nothing_from_what_is_not_labelled(spec, rule):
+    rules = spec.clustering.model_copy(update={"foreground": rule})
+    spec = spec.model_copy(update={"clustering": rules})
+    ours = cell_spec(spec, Cell("spoco", 0.1, 2))
+    plain = cell_spec(spec, Cell("baseline", 0.1, 2))
+    assert (ours.has_foreground_head, plain.has_foreground_head) == (True, False)
+    assert plain.loss.labelled_ratio is None
+    assert plain.clustering.foreground == "auto"
+    assert (plain.data, plain.schedule) == (ours.data, ours.schedule)
+    assert plain.loss.weights[:-1] == without_terms_of_spoco(ours).loss.weights[:-1]
+
+
+def test_background_that_is_labelled_teaches_the_baseline_too(spec):
+    words = spec.model_dump(mode="json")
+    words["data"] |= {"label_zero": "unlabeled", "background_label": 255}
+    words["loss"]["labelled_ratio"] = 0.4
+    spec = parse_spec(words, "test")
+    ours = cell_spec(spec, Cell("spoco", 0.1, 2))
+    plain = cell_spec(spec, Cell("baseline", 0.1, 2))
+    assert plain.has_foreground_head
+    assert plain.loss.labelled_ratio is None
+    assert plain.data == ours.data
 
 
 def test_tissue_without_background_keeps_what_zero_means_in_its_spec():
@@ -211,10 +252,9 @@ def test_a_grid_goes_on_where_it_was_stopped(grid_run):
 
 def test_both_methods_of_a_ratio_have_the_same_labels(grid_run):
     ours, plain = (grid_run.out / f"{kind}ratio-0.50-seed-1" for kind in ("", "baseline-"))
-    for name in ("instances.json", "environment.json"):
-        assert (ours / name).read_text() == (plain / name).read_text()
-    for cell in (ours, plain):
-        assert load_spec(cell / "spec.yaml").loss.labelled_ratio == 0.5
+    assert (ours / "instances.json").read_text() == (plain / "instances.json").read_text()
+    told = [load_spec(cell / "spec.yaml").loss.labelled_ratio for cell in (ours, plain)]
+    assert told == [0.5, None]
 
 
 def test_the_scores_are_those_of_the_runs(grid_run):
@@ -333,19 +373,19 @@ def test_without_full_supervision_nothing_is_a_part_of_it(tmp_path):
     assert told["summary"][0]["part_of_full_ap50"] is None
 
 
-def test_the_figure_shows_both_methods(tmp_path):
+def test_the_figure_shows_every_method(tmp_path):
     found = [*scores_of("spoco", 0.1, [0.2, 0.4]), *scores_of("spoco", 1.0, [0.8])]
-    plain = scores_of("baseline", 0.1, [0.1])
+    plain = [*scores_of("baseline", 0.1, [0.1]), *scores_of("head", 0.1, [0.3])]
 
     def colors(scores):
         path = tmp_path / "figure.png"
         draw_budget(summarize(Budget(tmp_path, "val", tuple(scores), 3)), "val", path)
         with Image.open(path) as picture:
             pixels = np.asarray(picture.convert("RGB")).reshape(-1, 3).tolist()
-        return [list(bytes.fromhex(color)) in pixels for color in ("0072B2", "D55E00")]
+        return [list(bytes.fromhex(color)) in pixels for color in ("0072B2", "D55E00", "009E73")]
 
-    assert colors(found) == [True, False]
-    assert colors([*found, *plain]) == [True, True]
+    assert colors(found) == [True, False, False]
+    assert colors([*found, *plain]) == [True, True, True]
 
 
 def test_without_matplotlib_the_figure_says_what_to_install(tmp_path, monkeypatch):
