@@ -50,6 +50,9 @@ class DataSettings(_Settings):
     background_label: int | None = Field(
         None, ge=1, description="this id in label images is known background, 0 is unlabeled"
     )
+    boundary_width: int = Field(
+        0, ge=0, description="pixels that an instance loses to background where it touches another"
+    )
     instance_ratio: float = Field(1.0, gt=0, le=1, description="part of the instances kept")
     instance_ratio_of: Literal["image", "split"] = Field(
         "image", description="of each image by itself, or of all images together"
@@ -321,8 +324,9 @@ class Spec(_Settings):
         if self.net.foreground_head and not self._can_learn_foreground:
             raise ValueError(
                 "net.foreground_head is true while data.label_zero is unlabeled: a foreground "
-                "head learns from labelled background or with loss.labelled_ratio; give "
-                "data.background_label or the ratio, or leave the head out"
+                "head learns from labelled background, from boundaries or with "
+                "loss.labelled_ratio; give data.background_label, data.boundary_width or the "
+                "ratio, or leave the head out"
             )
         ratio = self.loss.labelled_ratio
         if ratio is not None and self.data.label_zero == "background":
@@ -346,8 +350,9 @@ class Spec(_Settings):
 
     @property
     def _can_learn_foreground(self) -> bool:
-        has_background = self.data.label_zero == "background" or self.data.background_label
-        return bool(has_background) or self.loss.labelled_ratio is not None
+        data = self.data
+        has_background = data.label_zero == "background" or data.background_label is not None
+        return has_background or data.boundary_width > 0 or self.loss.labelled_ratio is not None
 
     @property
     def clustering_method(self) -> Clustering:

@@ -364,8 +364,9 @@ def test_an_impossible_value_is_named_with_what_was_expected(refusal, text, sent
         (
             "net: {foreground_head: true}\ndata: {label_zero: unlabeled}",
             "net.foreground_head is true while data.label_zero is unlabeled: "
-            "a foreground head learns from labelled background or with loss.labelled_ratio; "
-            "give data.background_label or the ratio, or leave the head out",
+            "a foreground head learns from labelled background, from boundaries or with "
+            "loss.labelled_ratio; give data.background_label, data.boundary_width or the ratio, "
+            "or leave the head out",
         ),
         (
             "loss: {labelled_ratio: 0.1}",

@@ -325,7 +325,8 @@ class _Run:
         show_pictures(self.board, self.step, shown, self.spec.loss)
         self.board.add_scalar("validation/mean_ap", score, self.step)
         self.history.set_score(self.step, score)
-        if score > self.best_score:
+        # of equals the later, which has seen more: scores are zero for a while where a task is hard
+        if score >= self.best_score:
             self.best_score = score
             self.save("best.pt")
         return score

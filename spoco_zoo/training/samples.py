@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from spoco_zoo.labels import BACKGROUND, UNLABELED
+from spoco_zoo.labels import BACKGROUND, UNLABELED, split_disconnected
 from spoco_zoo.spec import AugmentationSettings, ScheduleSettings, Spec
 from spoco_zoo.training.reading import (
     AnySample,
@@ -46,6 +46,9 @@ __all__ = [
     "read_samples",
     "to_states",
 ]
+
+
+_LEAST_PIECE = 3  # side of the square or cube that a piece of an instance must fill
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +83,7 @@ class SparseSamples(Dataset[Batch]):
         self.samples = samples
         self.schedule: ScheduleSettings = spec.schedule
         self.numbers = range(spec.schedule.batch_size) if numbers is None else numbers
+        self.boundary_width = spec.data.boundary_width
         self.geometry = _geometry(spec.augmentation, spec.schedule.crop)
         self.intensity = _intensity(spec.augmentation)
         # large images count more, but a few of them must not push out all small ones
@@ -104,7 +108,10 @@ class SparseSamples(Dataset[Batch]):
         with _seeded(int(random.integers(2**31))):
             # 0 is what the geometry fills in from outside, so it must mean unlabeled
             moved = self.geometry(image=image, segmentation=labels[None] - UNLABELED)
-            states = _renumber(moved["segmentation"][0].long() + UNLABELED)
+            states = moved["segmentation"][0].long() + UNLABELED
+            if self.boundary_width:
+                states = _part_touching(states, self.boundary_width)
+            states = _renumber(states)
             crop = moved["image"]
             view_f = self.intensity(image=crop.clone())["image"]
             view_g = self.intensity(image=crop.clone())["image"]
@@ -154,6 +161,30 @@ def _mirror(indices: np.ndarray, size: int) -> np.ndarray:
     period = max(2 * (size - 1), 1)
     folded = np.abs(indices) % period
     return np.minimum(folded, period - folded) if size > 1 else np.zeros_like(indices)
+
+
+def _part_touching(states: Tensor, width: int) -> Tensor:
+    """Make background of the pixels where instances touch, and instances of the pieces they leave.
+
+    What is unlabeled beside an instance counts as another one, so that few labelled instances
+    show boundaries too. Only what meets inside the crop is taken for one: the ends of a long
+    instance that bends out of sight look like two. Specks are none, they become UNLABELED.
+    """
+    from scipy import ndimage
+
+    labels = states.numpy()
+    inside = labels > BACKGROUND
+    unknown = labels.max() + 1
+    ids = np.where(labels == UNLABELED, unknown, labels)
+    size = 2 * width + 1
+    highest = ndimage.maximum_filter(ids, size, mode="nearest")
+    lowest = ndimage.minimum_filter(np.where(ids > BACKGROUND, ids, unknown), size, mode="nearest")
+    is_boundary = inside & (lowest != highest)
+    left = np.where(inside & ~is_boundary, labels, 0).astype(np.uint32)
+    pieces = split_disconnected(left, _LEAST_PIECE**labels.ndim).astype(np.int64)
+    lost = np.where(inside, UNLABELED, labels)
+    lost[is_boundary] = BACKGROUND
+    return torch.from_numpy(np.where(pieces > 0, pieces, lost))
 
 
 def _renumber(states: Tensor) -> Tensor:

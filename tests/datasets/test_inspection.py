@@ -137,6 +137,17 @@ def test_advice_for_a_volume_without_a_spec(tmp_path):
     ]
 
 
+@pytest.mark.parametrize(("gap", "expected"), [(0, True), (1, True), (9, False)])
+def test_boundaries_are_suggested_where_instances_fill_the_image(tmp_path, gap, expected):
+    labels = np.kron(np.arange(1, 101).reshape(10, 10), np.ones((16, 16), int)).astype(np.uint16)
+    labels[:gap] = 0
+    write(tmp_path, "train", "a", labels)
+    assert ("data.boundary_width: 1" in inspect(tmp_path).suggestions()) == expected
+    for width in (1, 2):
+        lines = inspect(tmp_path, data={"boundary_width": width}).suggestions()
+        assert not any("boundary_width" in line for line in lines)
+
+
 def test_the_pixel_size_of_the_spec_counts_where_no_file_says_one(tmp_path):
     write(tmp_path, "train", "a", blocks())
     found = inspect(tmp_path, data={"pixel_size_um": [1.0, 0.25]})

@@ -22,6 +22,7 @@ from spoco_zoo.training.loss import BACKGROUND, UNLABELED
 from spoco_zoo.training.samples import (
     Sample,
     SparseSamples,
+    _part_touching,
     _renumber,
     choose_instances,
     choose_over_split,
@@ -193,6 +194,51 @@ def test_renumbering_a_crop_turns_no_object_into_another_state(states):
     ids = sorted({int(i) for i in states.flatten() if i > BACKGROUND})
     for number, state in enumerate(ids, start=1):
         assert torch.equal(numbers == number, states == state)
+
+
+@quick
+@given(st.integers(0, 2**32), st.integers(2, 3), st.integers(1, 2))
+def test_where_instances_touch_there_is_background_and_nothing_else_is_lost(seed, n_axes, width):
+    random = np.random.default_rng(seed)
+    blocks = random.choice([UNLABELED, BACKGROUND, 3, 5, 90], (4,) * n_axes)
+    side = 7
+    states = np.kron(blocks, np.ones((side,) * n_axes, int))
+    parted = _part_touching(torch.from_numpy(states), width).numpy()
+    padded = np.pad(states, width, mode="edge")
+    around = np.lib.stride_tricks.sliding_window_view(padded, (2 * width + 1,) * n_axes)
+    around = around.reshape(*states.shape, -1)
+    meets_another = ((around != BACKGROUND) & (around != states[..., None])).any(axis=-1) & (
+        states > 0
+    )
+    assert (parted[meets_another] == BACKGROUND).all()
+    assert (parted[states <= 0] == states[states <= 0]).all()
+    # a block keeps enough of itself, whatever it touches, to be more than a speck
+    assert (parted[(states > 0) & ~meets_another] > 0).all()
+    for number in np.unique(parted[parted > 0]):
+        assert len(np.unique(states[parted == number])) == 1
+
+
+def test_pieces_of_an_instance_are_instances_and_specks_are_not_known():
+    states = np.ones((1, 12, 30), np.int64).repeat(12, axis=0)
+    states[:, :, 10:14] = 2  # parts the first in two
+    states[:2, :2, 28:] = 3  # too small for a piece, once its boundary is gone
+    parted = _part_touching(torch.from_numpy(states), 1).numpy()
+    assert len(np.unique(parted[:, :, :9])) == len(np.unique(parted[5:, 5:, 15:])) == 1
+    assert parted[5, 5, 0] != parted[5, 5, 20]
+    assert (parted[:, :, [9, 10, 13, 14]] == BACKGROUND).all()
+    assert parted[0, 0, 29] == UNLABELED
+    assert sorted(np.unique(parted)) == [UNLABELED, BACKGROUND, 1, 2, 3]
+
+
+def test_a_crop_shows_boundaries_where_the_spec_asks_for_them():
+    labels = np.kron(np.arange(1, 65).reshape(8, 8), np.ones((12, 12), int))
+    spec = make_spec((32, 32), STILL)
+    plain = SparseSamples([make_sample(labels)], spec)[0].labels
+    data = spec.data.model_copy(update={"boundary_width": 1})
+    parted = SparseSamples([make_sample(labels)], spec.model_copy(update={"data": data}))[0].labels
+    assert (plain > 0).all()
+    assert 0.1 < (parted == BACKGROUND).double().mean() < 0.4
+    assert (parted >= BACKGROUND).double().mean() > 0.95
 
 
 @quick
