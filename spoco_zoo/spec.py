@@ -51,7 +51,10 @@ class DataSettings(_Settings):
         None, ge=1, description="this id in label images is known background, 0 is unlabeled"
     )
     boundary_width: int = Field(
-        0, ge=0, description="pixels that an instance loses to background where it touches another"
+        0,
+        ge=0,
+        description="pixels that instances lose to background where they touch, as in tissue; "
+        "pieces that are left are instances of their own",
     )
     instance_ratio: float = Field(1.0, gt=0, le=1, description="part of the instances kept")
     instance_ratio_of: Literal["image", "split"] = Field(
@@ -62,6 +65,12 @@ class DataSettings(_Settings):
     pixel_size_um: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(
         None, description="micrometres a pixel, per axis; QuPath resamples images to it"
     )
+
+    @property
+    def knows_background(self) -> bool:
+        """Whether some pixels of crops are background."""
+        is_painted = self.label_zero == "background" or self.background_label is not None
+        return is_painted or self.boundary_width > 0
 
     @model_validator(mode="after")
     def _check(self) -> "DataSettings":
@@ -334,6 +343,12 @@ class Spec(_Settings):
                 f"loss.labelled_ratio is {ratio:g} while data.label_zero is background, which says "
                 "that everything is labelled: make label_zero unlabeled, or leave the ratio out"
             )
+        if self.data.boundary_width and self.clustering.foreground == "everywhere":
+            raise ValueError(
+                f"clustering.foreground is everywhere while data.boundary_width is "
+                f"{self.data.boundary_width}: boundaries are background then; use head or auto, or "
+                "leave the width out"
+            )
         if self.clustering.foreground == "head" and not self.has_foreground_head:
             raise ValueError(
                 "clustering.foreground is head and the network has none: "
@@ -350,9 +365,7 @@ class Spec(_Settings):
 
     @property
     def _can_learn_foreground(self) -> bool:
-        data = self.data
-        has_background = data.label_zero == "background" or data.background_label is not None
-        return has_background or data.boundary_width > 0 or self.loss.labelled_ratio is not None
+        return self.data.knows_background or self.loss.labelled_ratio is not None
 
     @property
     def clustering_method(self) -> Clustering:

@@ -1,8 +1,9 @@
 """Run every check of the project, for people and CI alike: python tests/check.py [--quick].
 
 Lint, format, types, import floors, then the tests: first those that count for the branch coverage
-of the runtime rooms, then all others. Types and shapes are checked at every call in the first, and
-in those of training, which no test of the first calls; that takes a third of the time of a test.
+of the runtime rooms, then all others. Types and shapes are checked at every call by the first and
+by those of training. Checking takes a third of the time of a test, so those of packaging, engines
+and datasets do without.
 `--quick` leaves the tests out.
 """
 

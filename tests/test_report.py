@@ -201,6 +201,12 @@ def test_many_recipes_are_folded(make_folder, read_page):
     assert text.index("0.290") < text.index("The others") < text.index("0.170")
 
 
+def test_what_instances_lost_where_they_touch_is_told(make_folder, read_page):
+    page = read_page(make_folder(words={"data": {"boundary_width": 2}}))
+    told = "Where instances touch, each lost 2 pixel(s) to background"
+    assert told in page.text
+
+
 def test_few_instances_used_and_unlabelled_zero_are_told(make_folder, read_page):
     words = {"data": {"label_zero": "unlabeled", "instance_ratio": 0.1, "instance_seed": 4}}
     text = read_page(make_folder(words=words)).text
@@ -224,8 +230,16 @@ def test_frequent_mistakes_get_advice(make_folder, mistake, title):
     assert title in titles(folder)
 
 
-def test_advice_on_foreground_rests_on_the_score_with_the_true_one(make_folder):
-    folder = make_folder(images=[("a", {"mistake": "all"}), ("b", {})])
+@pytest.mark.parametrize(
+    ("data", "advice"),
+    [
+        ({"label_zero": "unlabeled"}, "label some background, or train with --labelled-ratio"),
+        ({}, "check that labels end at the edges of the objects, label more images"),
+        ({"label_zero": "unlabeled", "boundary_width": 1}, "train longer, or label more images"),
+    ],
+)
+def test_advice_on_foreground_rests_on_the_score_with_the_true_one(make_folder, data, advice):
+    folder = make_folder(images=[("a", {"mistake": "all"}), ("b", {})], words={"data": data})
     hint = find_hints(read_run(folder))[0]
     examples = read_examples(folder / "examples")
     assert hint.title == "Foreground is the limit"
@@ -233,6 +247,7 @@ def test_advice_on_foreground_rests_on_the_score_with_the_true_one(make_folder):
     assert hint.text.startswith(
         f"With the true foreground the same recipe scores {known:.2f} instead of {score:.2f}"
     )
+    assert advice in hint.text
 
 
 def change_examples(folder, **changes):

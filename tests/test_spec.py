@@ -135,23 +135,24 @@ def test_what_is_left_out_follows_from_the_rest():
 
 
 @pytest.mark.parametrize(
-    ("zero", "known", "ratio"),
+    ("zero", "known", "ratio", "width"),
     [
-        ("background", None, None),
-        ("unlabeled", None, None),
-        ("unlabeled", None, 0.3),
-        ("unlabeled", 255, None),
-        ("unlabeled", 255, 0.3),
+        ("background", None, None, 0),
+        ("unlabeled", None, None, 0),
+        ("unlabeled", None, None, 1),
+        ("unlabeled", None, 0.3, 0),
+        ("unlabeled", 255, None, 0),
+        ("unlabeled", 255, 0.3, 0),
     ],
 )
 @pytest.mark.parametrize("wish", [None, True, False])
-def test_a_foreground_head_needs_labelled_background_or_a_ratio(zero, known, ratio, wish):
+def test_a_foreground_head_needs_background_or_a_ratio(zero, known, ratio, width, wish):
     words = {
-        "data": {"label_zero": zero, "background_label": known},
+        "data": {"label_zero": zero, "background_label": known, "boundary_width": width},
         "net": {"foreground_head": wish},
         "loss": {"labelled_ratio": ratio},
     }
-    can_learn = zero == "background" or known is not None or ratio is not None
+    can_learn = zero == "background" or known is not None or ratio is not None or width > 0
     if wish and not can_learn:
         with pytest.raises(SettingError, match=r"or the ratio, or leave the head out"):
             parse_spec(words, "spec")
@@ -377,6 +378,11 @@ def test_an_impossible_value_is_named_with_what_was_expected(refusal, text, sent
             "data: {background_label: 255}",
             "data.background_label is 255 while data.label_zero is background: one number is "
             "enough for background; make label_zero unlabeled, or leave background_label out",
+        ),
+        (
+            "clustering: {foreground: everywhere}\ndata: {boundary_width: 2}",
+            "clustering.foreground is everywhere while data.boundary_width is 2: boundaries are "
+            "background then; use head or auto, or leave the width out",
         ),
         (
             "clustering: {foreground: head}\nnet: {foreground_head: false}",

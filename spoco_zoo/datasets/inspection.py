@@ -22,7 +22,7 @@ from spoco_zoo.spec import Spec
 
 _SPLITS = ("train", "val", "test")
 _ACROSS, _LEAST_SIDE = 20, 128  # instances and pixels along a side of a picture
-_FILLED = 0.05  # where less is label 0, instances touch all around
+_FILLED = 0.95  # where instances are more of an image, they touch all around
 _SAME = 1.01  # sizes of pixels up to this ratio are the same, written with fewer digits
 
 
@@ -112,9 +112,12 @@ class Inspection:
         lines.append(f"schedule.crop: {list(suggest_crop(extents, spaces, strides))}")
         if self.scale_um is not None and self.spec.data.pixel_size_um is None:
             lines.append(f"data.pixel_size_um: {[round(size, 4) for size in self.scale_um]}")
-        touches = first.share(lambda i: i.zero + i.unknown) < _FILLED and len(first.sizes) > 1
-        if touches and not self.spec.data.boundary_width:
+        several = any(len(image.sizes) > 1 for image in first.images)
+        fills = several and first.share(lambda i: int(i.sizes.sum())) > _FILLED
+        if fills and not self.spec.data.boundary_width:
             lines.append("data.boundary_width: 1")
+            if self.spec.clustering.foreground == "everywhere":
+                lines.append("clustering.foreground: head")
         return lines
 
 

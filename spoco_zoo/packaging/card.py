@@ -83,6 +83,7 @@ def write_card(
         f"- Data: {card.data}",
         f"- {run.environment.train_images} images with {run.environment.train_instances} "
         f"instances, {kept}, {zero}",
+        *_boundary_lines(spec.data.boundary_width),
         f"- {spec.schedule.steps} steps of {spec.schedule.batch_size} crops of "
         f"{' x '.join(map(str, spec.schedule.crop))} pixels, seed {spec.schedule.seed}, "
         f"{run.environment.precision} on {run.environment.device}"
@@ -202,6 +203,14 @@ _SCORES = {  # in the run folder, and of spoco-zoo evaluate
     "SBD": ("sbd", "sbd"),
     "count difference, mean": ("count_difference", "count_difference"),
 }
+
+
+def _boundary_lines(width: int) -> list[str]:
+    """Say what instances lost to background, where they did."""
+    if not width:
+        return []
+    pixels = "the outermost pixel" if width == 1 else f"the outermost {width} pixels"
+    return [f"- Where instances touch, {pixels} of each counted as background"]
 
 
 def _score_lines(run: RunFacts) -> list[str]:

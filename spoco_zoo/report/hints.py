@@ -62,6 +62,8 @@ def _of_foreground(run: Run, examples: Examples, recipe: Recipe) -> Iterator[Hin
             label = "label some background, or more instances"
         if run.spec.data.label_zero == "background":
             label = "check that labels end at the edges of the objects, label more images"
+        elif run.spec.data.boundary_width:
+            label = "train longer, or label more images"
         yield Hint(
             "Foreground is the limit",
             f"{numbers} Better foreground helps more than any number of the clustering: {label}, "

@@ -331,6 +331,12 @@ def _data(run: Run) -> Markup:
             f"{data.instance_seed}; the rest counted as unlabelled."
         )
         parts.append(element("p", told))
+    if data.boundary_width:
+        told = (
+            f"Where instances touch, each lost {data.boundary_width} pixel(s) to background, "
+            "and the pieces that were left counted as instances."
+        )
+        parts.append(element("p", told))
     if run.spec.card.data != Spec().card.data:
         parts.append(element("p", run.spec.card.data))
     names = [

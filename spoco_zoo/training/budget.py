@@ -15,12 +15,13 @@ that one end of the curve is full supervision. Objects are taken by ratio and se
 that of weights and crops. Validation images keep all their labels.
 
 The baseline is the contrastive loss as it was before SPOCO: pull, push and norm (De Brabandere et
-al. 2017), and nothing is learnt from unlabeled pixels. So below ratio 1, unless some background is
-labelled, its network has no foreground head either: the embedding must say what is background.
+al. 2017). No term of any weight looks at unlabeled pixels; norm, at a thousandth, takes their mean
+along. So below ratio 1, unless some background is labelled, its network has no foreground head
+either: the embedding must say what is background.
 
-The foreground head is no part of the published method, and learns from unlabeled pixels too. How
-much of the gain is its own is told by a third network, if asked for: `head`, the baseline with that
-head. It differs from SPOCO by the loss of the embedding alone.
+The foreground head is no part of the published method, and learns from unlabeled pixels too. What
+it brings by itself is told by a third network, if asked for: `head`, the baseline with that head.
+It differs from SPOCO by the loss of the embedding alone.
 """
 
 import csv
@@ -78,15 +79,16 @@ class Grid:
     def cells(self) -> list["Cell"]:
         """All cells, one seed after the other, so that a whole curve is there early.
 
-        With all labels every network has a head that it learns from labelled background, and
-        `head` would be the baseline once more.
+        With all labels every network has a head that it learns from labelled background, so that
+        `head` would be the baseline once more where both are asked for.
         """
+        is_twice = "baseline" in self.methods
         return [
             Cell(method, ratio, seed)
             for seed in range(1, self.seeds + 1)
             for ratio in sorted(set(self.ratios))
             for method in METHODS
-            if method in self.methods and not (method == "head" and ratio == 1)
+            if method in self.methods and not (is_twice and method == "head" and ratio == 1)
         ]
 
 
@@ -197,10 +199,19 @@ def cell_spec(spec: Spec, cell: Cell) -> Spec:
 
     The foreground head is told which part of the objects is labelled, which is the ratio: who
     labels some objects knows about that much. The baseline has none where no background is known.
+
+    Raises:
+        SettingError: The method is `head`, and networks of this spec have none; or the spec is
+            impossible with the labels of the cell.
     """
+    if cell.method == "head" and not _wants_foreground(spec):
+        raise SettingError(
+            "methods holds head, and the spec wants no foreground head: leave head out, or set "
+            "net.foreground_head to true"
+        )
     usual, loss = LossSettings(), spec.loss
     # tissue without background: 0 is no object there, and may well be unlabeled
-    is_dense = spec.clustering.foreground == "everywhere"
+    is_dense = spec.clustering.foreground == "everywhere" or spec.data.boundary_width > 0
     zero = spec.data.label_zero if is_dense else "background"
     is_sparse = cell.ratio < 1
     changes: dict[str, dict[str, Any]] = {
@@ -227,7 +238,7 @@ def cell_spec(spec: Spec, cell: Cell) -> Spec:
         changes["loss"].pop("labelled_ratio")
         terms = spec.loss.model_copy(update={"labelled_ratio": None})
         spec = spec.model_copy(update={"loss": terms})
-        if spec.data.background_label is None:
+        if spec.data.background_label is None and not spec.data.boundary_width:
             changes["net"] = {"foreground_head": False}
             if spec.clustering.foreground == "head":
                 changes["clustering"] = {"foreground": "auto"}
@@ -329,10 +340,18 @@ def _claim(out: Path, spec: Spec) -> None:
 
 def _finish_cell(spec: Spec, data: Path, folder: Path, cell: Cell, options: TrainOptions) -> bool:
     """Train a cell, or what is left of it; tell whether it came to its end."""
+    wanted = cell_spec(spec, cell)
     if (folder / "recipe.json").is_file():
+        held = load_spec(folder / "spec.yaml")
+        channels = wanted.net.in_channels or held.net.in_channels  # a run writes down what it read
+        if held != change_spec(wanted, {"net": {"in_channels": channels}}):
+            raise SettingError(
+                f"{folder}: holds a network of other settings than the grid asks for: delete it, "
+                "or choose another folder for the grid"
+            )
         return True
     resume = (folder / "last.pt").is_file()
-    return train(cell_spec(spec, cell), data, folder, replace(options, resume=resume)).finished
+    return train(wanted, data, folder, replace(options, resume=resume)).finished
 
 
 def _wants_foreground(spec: Spec) -> bool:

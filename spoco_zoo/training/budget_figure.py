@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 # told apart without colour too: by the line and the marker
 _LOOKS = (
-    ("spoco", "SPOCO", "#0072B2", "o-"),
-    ("baseline", "baseline: pull, push and norm of labelled objects", "#D55E00", "s--"),
+    ("spoco", "SPOCO with the foreground head", "#0072B2", "o-"),
+    ("baseline", "baseline: pull, push and norm", "#D55E00", "s--"),
     ("head", "baseline with the foreground head", "#009E73", "^:"),
 )
 _SPLITS = {"val": "validation images", "test": "test images"}
@@ -56,6 +56,7 @@ def draw_budget(points: Sequence[Point], split: str, target: Path) -> None:
     figure = Figure(figsize=(9.5, 4.6), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2, sharex=True)
+    points = [*points, *_share(points)]
     _draw(left, points, [point.ap50 for point in points], "AP at IoU 0.50, all objects")
     _draw(right, points, [point.sbd for point in points], "SBD, mean of images")
     seeds = max(len(point.ap50) for point in points)
@@ -66,6 +67,14 @@ def draw_budget(points: Sequence[Point], split: str, target: Path) -> None:
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
     write_bytes(target, buffer.getvalue(), overwrite=True)
+
+
+def _share(points: Sequence[Point]) -> list[Point]:
+    """Give the baseline with a head the point that both have: with all labels they are the same."""
+    if {point.ratio for point in points if point.method == "head"} in (set(), {1.0}):
+        return []
+    full = [p for p in points if p.method == "baseline" and p.ratio == 1]
+    return [point._replace(method="head") for point in full]
 
 
 def _draw(

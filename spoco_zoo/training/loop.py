@@ -325,8 +325,8 @@ class _Run:
         show_pictures(self.board, self.step, shown, self.spec.loss)
         self.board.add_scalar("validation/mean_ap", score, self.step)
         self.history.set_score(self.step, score)
-        # of equals the later, which has seen more: scores are zero for a while where a task is hard
-        if score >= self.best_score:
+        # while nothing is found the later one is kept: it has seen more
+        if score > self.best_score or score == self.best_score == 0:
             self.best_score = score
             self.save("best.pt")
         return score

@@ -48,7 +48,8 @@ __all__ = [
 ]
 
 
-_LEAST_PIECE = 3  # side of the square or cube that a piece of an instance must fill
+_OUTSIDE = UNLABELED - 1  # beyond the image, where its pixels are mirrored: becomes UNLABELED
+_LEAST_PIECE = 3  # to the power of the axes: pixels that a piece of an instance has at least
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,12 +107,12 @@ class SparseSamples(Dataset[Batch]):
         chosen = int(random.choice(len(self.samples), p=self.chances))
         image, labels = self._window(chosen, random)
         with _seeded(int(random.integers(2**31))):
-            # 0 is what the geometry fills in from outside, so it must mean unlabeled
-            moved = self.geometry(image=image, segmentation=labels[None] - UNLABELED)
-            states = moved["segmentation"][0].long() + UNLABELED
+            # 0 is what the geometry fills in from outside
+            moved = self.geometry(image=image, segmentation=labels[None] - _OUTSIDE)
+            states = moved["segmentation"][0].long() + _OUTSIDE
             if self.boundary_width:
                 states = _part_touching(states, self.boundary_width)
-            states = _renumber(states)
+            states = _renumber(states.clamp(min=UNLABELED))
             crop = moved["image"]
             view_f = self.intensity(image=crop.clone())["image"]
             view_g = self.intensity(image=crop.clone())["image"]
@@ -146,7 +147,7 @@ class SparseSamples(Dataset[Batch]):
             image = image.take(inside - inside.min(), axis=axis + 1)
             labels = labels.take(inside - inside.min(), axis=axis)
             outside = (indices < 0) | (indices >= n)
-            labels[(slice(None),) * axis + (outside,)] = UNLABELED
+            labels[(slice(None),) * axis + (outside,)] = _OUTSIDE
         return torch.from_numpy(image), torch.from_numpy(labels)
 
 
@@ -167,19 +168,23 @@ def _part_touching(states: Tensor, width: int) -> Tensor:
     """Make background of the pixels where instances touch, and instances of the pieces they leave.
 
     What is unlabeled beside an instance counts as another one, so that few labelled instances
-    show boundaries too. Only what meets inside the crop is taken for one: the ends of a long
-    instance that bends out of sight look like two. Specks are none, they become UNLABELED.
+    show boundaries too; what is background, or beyond the image, does not. Only what meets inside
+    the crop is taken for one: the ends of a long instance that bends out of sight look like two.
+    Specks are none, they become UNLABELED.
     """
     from scipy import ndimage
 
     labels = states.numpy()
     inside = labels > BACKGROUND
     unknown = labels.max() + 1
-    ids = np.where(labels == UNLABELED, unknown, labels)
+    highest, lowest = labels.copy(), labels.copy()
+    highest[labels == UNLABELED] = lowest[labels == UNLABELED] = unknown
+    lowest[~inside & (labels != UNLABELED)] = unknown
     size = 2 * width + 1
-    highest = ndimage.maximum_filter(ids, size, mode="nearest")
-    lowest = ndimage.minimum_filter(np.where(ids > BACKGROUND, ids, unknown), size, mode="nearest")
-    is_boundary = inside & (lowest != highest)
+    is_boundary = inside & (
+        ndimage.minimum_filter(lowest, size, mode="nearest")
+        != ndimage.maximum_filter(highest, size, mode="nearest")
+    )
     left = np.where(inside & ~is_boundary, labels, 0).astype(np.uint32)
     pieces = split_disconnected(left, _LEAST_PIECE**labels.ndim).astype(np.int64)
     lost = np.where(inside, UNLABELED, labels)

@@ -143,9 +143,21 @@ def test_boundaries_are_suggested_where_instances_fill_the_image(tmp_path, gap, 
     labels[:gap] = 0
     write(tmp_path, "train", "a", labels)
     assert ("data.boundary_width: 1" in inspect(tmp_path).suggestions()) == expected
-    for width in (1, 2):
-        lines = inspect(tmp_path, data={"boundary_width": width}).suggestions()
-        assert not any("boundary_width" in line for line in lines)
+    lines = inspect(tmp_path, clustering={"foreground": "everywhere"}).suggestions()
+    assert (lines[-2:] == ["data.boundary_width: 1", "clustering.foreground: head"]) == expected
+    lines = inspect(tmp_path, data={"boundary_width": 1}).suggestions()
+    assert not any("boundary_width" in line for line in lines)
+    # background that was painted is no instance
+    painted = {"label_zero": "unlabeled", "background_label": 100}
+    labels[:80] = 100
+    write(tmp_path, "train", "a", labels)
+    assert "data.boundary_width: 1" not in inspect(tmp_path, data=painted).suggestions()
+
+
+def test_one_instance_that_fills_an_image_touches_none(tmp_path):
+    for name in "ab":
+        write(tmp_path, "train", name, np.ones((40, 60), np.uint16))
+    assert "data.boundary_width: 1" not in inspect(tmp_path).suggestions()
 
 
 def test_the_pixel_size_of_the_spec_counts_where_no_file_says_one(tmp_path):

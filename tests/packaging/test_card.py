@@ -112,6 +112,17 @@ def test_the_run_is_told():
         assert line in card
 
 
+@pytest.mark.parametrize(
+    ("width", "pixels"), [(0, None), (1, "the outermost pixel"), (2, "the outermost 2 pixels")]
+)
+def test_what_instances_lost_where_they_touch_is_told(width, pixels):
+    card = write_card(make_run(data={"boundary_width": width}), PROVEN, None).splitlines()
+    told = [line for line in card if line.startswith("- Where instances touch")]
+    assert told == (
+        [f"- Where instances touch, {pixels} of each counted as background"] if pixels else []
+    )
+
+
 def test_the_title_tells_the_flavours_apart():
     told = [write_card(make_run(), PROVEN, None, name).splitlines()[0] for name in FLAVOURS]
     title = f"# {make_run().spec.card.title}"

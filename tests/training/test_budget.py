@@ -100,6 +100,22 @@ def test_the_baseline_with_a_head_is_asked_for_and_is_another_one_only_where_lab
     ]
 
 
+def test_the_baseline_with_a_head_has_all_labels_where_no_other_has_them():
+    assert [c.name for c in Grid((1.0,), seeds=1, methods=("head",)).cells] == [
+        "head-ratio-1.00-seed-1"
+    ]
+
+
+def test_a_head_is_asked_for_only_where_networks_have_one(spec):
+    net = spec.net.model_copy(update={"foreground_head": False})
+    with pytest.raises(SettingError) as error:
+        cell_spec(spec.model_copy(update={"net": net}), Cell("head", 0.1, 1))
+    assert str(error.value) == (
+        "methods holds head, and the spec wants no foreground head: leave head out, or set "
+        "net.foreground_head to true"
+    )
+
+
 def test_ratios_that_two_digits_do_not_tell_apart_have_folders_of_their_own():
     names = {Cell("spoco", ratio, 1).name for ratio in (0.01, 0.012, 0.0125)}
     assert names == {"ratio-0.01-seed-1", "ratio-0.012-seed-1", "ratio-0.0125-seed-1"}
@@ -200,6 +216,16 @@ def test_background_that_is_labelled_teaches_the_baseline_too(spec):
     assert plain.data == ours.data
 
 
+@pytest.mark.parametrize("ratio", [0.1, 1.0])
+@pytest.mark.parametrize("method", ["spoco", "baseline", "head"])
+def test_boundaries_teach_every_method_and_leave_zero_what_it_is(method, ratio):
+    words = {"data": {"label_zero": "unlabeled", "boundary_width": 1}}
+    found = cell_spec(parse_spec(words, "test"), Cell(method, ratio, 1))
+    assert found.has_foreground_head
+    assert found.data.label_zero == found.data.validation_label_zero == "unlabeled"
+    assert found.data.boundary_width == 1
+
+
 def test_tissue_without_background_keeps_what_zero_means_in_its_spec():
     words = {"data": {"label_zero": "unlabeled"}, "clustering": {"foreground": "everywhere"}}
     full = cell_spec(parse_spec(words, "test"), Cell("spoco", 1.0, 1))
@@ -284,6 +310,20 @@ def test_a_grid_is_of_one_spec(grid_run, spec, data):
     assert str(error.value) == (
         f"{grid_run.out}: holds a grid of another spec: choose another folder, or go on with the "
         "spec and steps of its start"
+    )
+
+
+def test_a_finished_network_of_other_settings_is_not_taken_for_one_of_the_grid(
+    grid_run, spec, data, tmp_path
+):
+    out = shutil.copytree(grid_run.out, tmp_path / "grid")
+    folder = out / "ratio-0.50-seed-1"
+    shutil.copy(out / "baseline-ratio-0.50-seed-1" / "spec.yaml", folder)
+    with pytest.raises(SettingError) as error:
+        run_budget(spec, data, out, GRID, CPU)
+    assert str(error.value) == (
+        f"{folder}: holds a network of other settings than the grid asks for: delete it, or "
+        "choose another folder for the grid"
     )
 
 
@@ -446,3 +486,17 @@ def test_the_command_says_what_is_wrong(call, data, tiny_spec, tmp_path):
         "Error: --ratios is 0.1;1: expected numbers above 0 and up to 1, separated by commas\n"
     )
     assert not (tmp_path / "grid").exists()
+
+
+def test_methods_are_named_on_the_command_line(call, grid_run, data):
+    flags = ("-o", grid_run.out, "--seeds", 1, "--device", "cpu", "--ratios", "0.5,1")
+    result = call("budget", data, *flags, "--methods", "baseline, spoco")
+    assert result.out.startswith(f"{grid_run.out}: 4 of 4 networks are finished\n"), result.err
+    result = call("budget", data, *flags, "--methods", "spoco,head", "--max-minutes", 0)
+    assert result.out.startswith(f"{grid_run.out}: 2 of 4 networks are finished\n"), result.err
+    result = call("budget", data, *flags, "--methods", "spoco,contrastive")
+    assert (result.code, result.out) == (1, "")
+    assert result.err == (
+        "Error: --methods is spoco,contrastive: expected some of spoco, baseline, head, "
+        "separated by commas\n"
+    )

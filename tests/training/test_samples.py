@@ -200,16 +200,16 @@ def test_renumbering_a_crop_turns_no_object_into_another_state(states):
 @given(st.integers(0, 2**32), st.integers(2, 3), st.integers(1, 2))
 def test_where_instances_touch_there_is_background_and_nothing_else_is_lost(seed, n_axes, width):
     random = np.random.default_rng(seed)
-    blocks = random.choice([UNLABELED, BACKGROUND, 3, 5, 90], (4,) * n_axes)
+    beyond = UNLABELED - 1
+    blocks = random.choice([beyond, UNLABELED, BACKGROUND, 3, 5, 90], (4,) * n_axes)
     side = 7
     states = np.kron(blocks, np.ones((side,) * n_axes, int))
     parted = _part_touching(torch.from_numpy(states), width).numpy()
     padded = np.pad(states, width, mode="edge")
     around = np.lib.stride_tricks.sliding_window_view(padded, (2 * width + 1,) * n_axes)
     around = around.reshape(*states.shape, -1)
-    meets_another = ((around != BACKGROUND) & (around != states[..., None])).any(axis=-1) & (
-        states > 0
-    )
+    is_other = (around != BACKGROUND) & (around != beyond) & (around != states[..., None])
+    meets_another = is_other.any(axis=-1) & (states > 0)
     assert (parted[meets_another] == BACKGROUND).all()
     assert (parted[states <= 0] == states[states <= 0]).all()
     # a block keeps enough of itself, whatever it touches, to be more than a speck
@@ -228,6 +228,17 @@ def test_pieces_of_an_instance_are_instances_and_specks_are_not_known():
     assert (parted[:, :, [9, 10, 13, 14]] == BACKGROUND).all()
     assert parted[0, 0, 29] == UNLABELED
     assert sorted(np.unique(parted)) == [UNLABELED, BACKGROUND, 1, 2, 3]
+
+
+@pytest.mark.parametrize("crop", [(32, 32), (12, 32, 32)])
+def test_the_edge_of_the_image_is_no_boundary(crop):
+    spec = make_spec(crop)
+    data = spec.data.model_copy(update={"boundary_width": 1})
+    sample = make_sample(np.ones([n + 4 for n in crop]))
+    batches = SparseSamples([sample], spec.model_copy(update={"data": data}))
+    labels = torch.cat([batches[step].labels for step in range(6)])
+    assert set(torch.unique(labels).tolist()) >= {UNLABELED, 1}  # turned: beyond the image is seen
+    assert (labels != BACKGROUND).all()
 
 
 def test_a_crop_shows_boundaries_where_the_spec_asks_for_them():
