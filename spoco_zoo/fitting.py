@@ -99,6 +99,8 @@ def fit_recipe(spec: Spec, embedded: Sequence[Embedded]) -> Fitted:
         # what is best for one number depends on the others
         search.try_changes(search.best.recipe, *_foreground_numbers(search.best.recipe.foreground))
         search.try_changes(search.best.recipe, *_joins(search.best.recipe.clustering))
+        if spec.data.boundary_width:
+            search.try_changes(search.best.recipe, *_fillings(search.best.recipe.foreground))
         search.try_changes(search.best.recipe, _least_sizes(embedded))
     return Fitted(search.best.recipe, main_scores(search.summary), tuple(search.trials))
 
@@ -249,6 +251,17 @@ def _foreground_numbers(rule: Rule) -> list[_Change]:
             return []
 
 
+def _fillings(rule: Rule) -> list[_Change]:
+    """How far instances grow into the boundaries that training took from them."""
+    if not isinstance(rule, Head):
+        return []
+    return [
+        ("threshold", [0.1, 0.05, 0.01]),
+        ("fill_reach", [8, 12]),
+        ("core_threshold", [0.8, 0.9, 0.95]),
+    ]
+
+
 def _clustering_numbers(method: Clustering) -> list[_Change]:
     match method:
         case MeanShift(bandwidth=bandwidth):
@@ -294,7 +307,7 @@ def _least_sizes(embedded: Sequence[Embedded]) -> _Change:
 
 def _set(recipe: Recipe, name: str, value: float | int) -> Recipe:
     """Set one number of a recipe, wherever it stands."""
-    if name == "min_size":
+    if name in ("min_size", "fill_reach"):
         return recipe.model_copy(update={name: int(value)})
     part = "foreground" if name in ("threshold", "core_threshold", "radius") else "clustering"
     changed = getattr(recipe, part).model_copy(update={name: value})

@@ -235,6 +235,20 @@ def test_a_threshold_of_the_head_is_fitted_too():
     assert fitted.scores["mean_ap"] == 1.0
 
 
+@pytest.mark.parametrize("width", [0, 1])
+def test_where_training_took_boundaries_instances_grow_back_into_them(width):
+    y, x = np.indices((24, 24))
+    states = (1 + y // 12 + 2 * (x // 12)).astype(np.int64)
+    near = np.minimum(np.abs(y - 11.5), np.abs(x - 11.5))
+    probability = np.where(near < 2, 0.03, 0.97).astype(np.float32)
+    embedded = [make_embedded(states, 0.05, probability=probability)]
+    spec = make_spec(head=True, min_size=3, foreground="head")
+    data = spec.data.model_copy(update={"boundary_width": width})
+    fitted = fit_recipe(spec.model_copy(update={"data": data}), embedded)
+    assert fitted.recipe.foreground.threshold == (0.01 if width else 0.5)
+    assert (fitted.scores["mean_ap"] == 1.0) == bool(width)
+
+
 def test_every_rule_and_method_that_there_is_is_tried_and_the_best_is_kept():
     # the head is blind, all background has one embedding, and everywhere is a large instance more
     blind = np.full((24, 24), 0.6, np.float32)
