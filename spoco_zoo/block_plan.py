@@ -78,8 +78,9 @@ def choose_sizes(
     smallest = min(every, key=lambda sizes: sizes.peak_bytes)
     if block is None:
         raise SettingError(
-            f"--memory is {memory_bytes / 1e9:.2f} GB: expected at least "
-            f"{smallest.peak_bytes / 1e9:.2f} GB for a block of {list(smallest.block)} pixels"
+            f"a worker has {memory_bytes / 1e9:.2f} GB of memory: expected at least "
+            f"{smallest.peak_bytes / 1e9:.2f} GB for a block of {list(smallest.block)} pixels; "
+            "give it more with --memory, or ask for fewer --workers"
         )
     return smallest  # what was asked for; the trial tells whether it fits
 

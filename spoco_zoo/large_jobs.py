@@ -180,6 +180,11 @@ def _check_out(out: str | None, images: int, wishes: LargeWishes) -> None:
     """Refuse an --out that has no place for all results."""
     if out is None and not wishes.into:
         raise SettingError("no --out is given: expected NAME.ome.zarr, a folder, or --into")
+    if out is not None and wishes.into and set(wishes.kinds) == {"labels"}:
+        raise SettingError(
+            f"--into puts labels into the store of the image, and --out is {out}: leave one of "
+            "them out, or ask with --save for what else goes there"
+        )
     if out is None and set(wishes.kinds) != {"labels"}:
         raise SettingError(
             "--save asks for more than labels, which do not go into the input: give a folder for "

@@ -179,7 +179,7 @@ class Volume:
             file = join(self.url, self.stored.key, array.metadata.encode_chunk_key(tuple(at)))
         return (
             f"{file}: chunk {piece.chunk}, of pixels {tuple(start)} to {tuple(stop)}, cannot be "
-            f"decoded ({say_why(error)}): copy it again, or choose to skip such chunks"
+            f"decoded ({say_why(error)}): copy it again, or skip such chunks with --skip-damaged"
         )
 
     def _stamp(self) -> object:
@@ -248,7 +248,7 @@ def open_volumes(
     if place_in(address).lower().endswith(TIFF_SUFFIXES):
         return _tiff_volumes(address, wish)
     if not is_remote(address) and not os.path.exists(address):
-        raise ImageError(f"{address}: no such folder: check the path")
+        raise ImageError(f"{address}: no such file or folder: check the path")
     if errors is None:
         return [v for image, name in list_images(address) for v in _zarr_volumes(image, name, wish)]
     found: list[Volume] = []

@@ -93,11 +93,11 @@ def test_too_little_memory_is_told_with_what_is_needed(load_tiny):
     with pytest.raises(SettingError) as error:
         choose_sizes(load_tiny("package"), Recipe(), (3000, 7000), 100_000_000)
     told = str(error.value)
-    assert told.startswith("--memory is 0.10 GB: expected at least ")
+    assert told.startswith("a worker has 0.10 GB of memory: expected at least ")
     least, rest = told.split("at least ")[1].split(" GB for a block of ")
     enough = int((float(least) + 0.01) * 1e9)
     sizes = choose_sizes(load_tiny("package"), Recipe(), (3000, 7000), enough)
-    assert rest == "[1024, 1024] pixels"
+    assert rest == ("[1024, 1024] pixels; give it more with --memory, or ask for fewer --workers")
     assert sizes.peak_bytes <= enough
 
 

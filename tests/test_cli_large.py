@@ -202,7 +202,7 @@ def test_a_field_that_is_missing_does_not_stop_the_others(
     assert result.err.splitlines()[-1] == "2 of 5 images done"
     assert names_in(out) == ["A-1-0.ome.zarr", "A-2-0.ome.zarr"]
     both = call("run", package().location, image, tmp_path / "no.zarr", "-o", out, "--workers", 1)
-    assert_is_error(both, f"{tmp_path}/no.zarr: no such folder: check the path")
+    assert_is_error(both, f"{tmp_path}/no.zarr: no such file or folder: check the path")
     assert "b.ome.zarr" in names_in(out)
     assert call("plan", package().location, folder, "--workers", 1).code == 1
     # what is wrong with all of them is said once
@@ -422,7 +422,7 @@ def test_a_damaged_chunk_is_named_or_skipped(run_small, image, crowd, tmp_path, 
     assert line.startswith(
         f"Error: {image}/0/1/2: chunk (1, 2), of pixels (16, 32) to (32, 48), cannot be decoded ("
     )
-    assert line.endswith("): copy it again, or choose to skip such chunks")
+    assert line.endswith("): copy it again, or skip such chunks with --skip-damaged")
     # the block that is tried is the one with the damage
     assert run_small(image, tmp_path / "no.ome.zarr", "--dry-run").code == 1
     assert run_small(image, tmp_path / "no.ome.zarr", "--dry-run", "--skip-damaged").code == 0
@@ -484,7 +484,8 @@ def test_too_little_memory_is_told_before_work_is_done(call, small, image, tmp_p
     result = call("run", small("package"), image, "-o", tmp_path / "b.ome.zarr", "--memory", "10MB")
     assert result.code == 1
     assert result.err == (
-        "Error: --memory is 0.01 GB: expected at least 0.30 GB for a block of [32, 48] pixels\n"
+        "Error: a worker has 0.01 GB of memory: expected at least 0.30 GB for a block of [32, 48] "
+        "pixels; give it more with --memory, or ask for fewer --workers\n"
     )
     assert not list(tmp_path.glob("*b.ome*"))
 

@@ -115,7 +115,7 @@ def test_tables_of_two_images_never_share_a_place(images, load_tiny, write_ngff,
         f"two images are called a, and --save would write both to the same files in {out}: "
         "run them into separate folders"
     )
-    assert len(list_jobs(images, out, package, LargeWishes(into=True))) == 3
+    assert len(list_jobs(images, None, package, LargeWishes(into=True))) == 3
     # a point in time may have the name of another image
     movie = write_ngff(tmp_path / "m.zarr", np.stack([crowd(20, 30)] * 2), "tyx")
     still = write_ngff(tmp_path / "m_t0001.zarr", crowd(20, 30), "yx")
@@ -139,6 +139,12 @@ def test_tables_of_two_images_never_share_a_place(images, load_tiny, write_ngff,
         ),
         (
             "out.ome.zarr",
+            {"into": True},
+            "--into puts labels into the store of the image, and --out is out.ome.zarr: leave one "
+            "of them out, or ask with --save for what else goes there",
+        ),
+        (
+            "out.ome.zarr",
             {},
             "--out is out.ome.zarr for 3 images: expected a folder, or --into to put labels into "
             "the store of each image",
@@ -156,7 +162,7 @@ def test_tables_of_two_images_never_share_a_place(images, load_tiny, write_ngff,
             "folder of this machine, as only labels go to a server",
         ),
     ],
-    ids=["nowhere", "into", "many", "server", "store on a server"],
+    ids=["nowhere", "into", "both", "many", "server", "store on a server"],
 )
 def test_results_without_a_place_are_refused(images, load_tiny, out, wishes, sentence):
     with pytest.raises(SettingError) as error:

@@ -320,7 +320,7 @@ def test_a_damaged_chunk_is_named_and_can_be_read_around(tmp_path, version):
     assert message.startswith(
         f"{url}/s0/{key}: chunk (1, 0, 1), of pixels (0, 4) to (4, 8), cannot be decoded ("
     )
-    assert message.endswith("): copy it again, or choose to skip such chunks")
+    assert message.endswith("): copy it again, or skip such chunks with --skip-damaged")
     assert "\n" not in message
     around, told = volume.read_around_damage((slice(2, 8), slice(0, 6)))
     expected = pixels[:, 2:8, :6].copy()
@@ -362,7 +362,7 @@ def test_a_store_that_is_gone_is_not_read_as_empty(tmp_path):
 def test_what_is_no_image_is_refused(tmp_path):
     with pytest.raises(ImageError) as error:
         open_volumes(tmp_path / "none.zarr", 2)
-    assert str(error.value) == f"{tmp_path}/none.zarr: no such folder: check the path"
+    assert str(error.value) == f"{tmp_path}/none.zarr: no such file or folder: check the path"
     (tmp_path / "a.zarr").mkdir()
     with pytest.raises(ImageError) as error:
         open_volumes(tmp_path / "a.zarr", 2)
