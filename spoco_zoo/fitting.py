@@ -194,8 +194,10 @@ class _Search:
 def _foreground_rules(spec: Spec, embedded: Sequence[Embedded]) -> list[Rule]:
     """Rules that may be tried, the likeliest first; one where the spec says which."""
     wish = spec.clustering.foreground
+    # where training parted instances by boundaries, one gap in a boundary would join them again
+    head = Head(threshold=0.1, core_threshold=0.9) if spec.data.boundary_width else Head()
     if wish == "head":
-        return [Head()]
+        return [head]
     if wish == "mask":
         return [External()]
     if wish == "everywhere":
@@ -208,8 +210,8 @@ def _foreground_rules(spec: Spec, embedded: Sequence[Embedded]) -> list[Rule]:
                 "the validation images: label background there, or use everywhere"
             )
         return [prototype]
-    head: list[Rule] = [Head()] if spec.has_foreground_head else []
-    return [*head, *([] if prototype is None else [prototype]), Everywhere()]
+    rules: list[Rule] = [head] if spec.has_foreground_head else []
+    return [*rules, *([] if prototype is None else [prototype]), Everywhere()]
 
 
 def _find_prototype(spec: Spec, embedded: Sequence[Embedded]) -> Prototype | None:
@@ -256,7 +258,7 @@ def _fillings(rule: Rule) -> list[_Change]:
     if not isinstance(rule, Head):
         return []
     return [
-        ("threshold", [0.1, 0.05, 0.01]),
+        ("threshold", [0.05, 0.01]),
         ("fill_reach", [8, 12]),
         ("core_threshold", [0.8, 0.9, 0.95]),
     ]
