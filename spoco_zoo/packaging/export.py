@@ -250,7 +250,9 @@ class _Draft:
             # ilastik's tiles begin anywhere; twice the grid is where all of them agree
             space = [-(-n // (2 * step)) * 2 * step for n, step in zip(space, grid, strict=True)]
         else:
-            space = [n + step + 3 for n, step in zip(space, grid, strict=True)]
+            # off the grid; of a volume one voxel is enough, since its tensors are large files
+            is_image = len(space) == 2
+            space = [n + (step + 3 if is_image else 1) for n, step in zip(space, grid, strict=True)]
         image = self._simulate(space, seed=0).astype(np.float32)
         np.save(self.folder / FILES["input"], image[None])
         outputs = self.compute(self._give(image)[None])
