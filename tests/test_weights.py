@@ -183,6 +183,8 @@ def test_the_sample_image_shows_instances(session):
     assert labels.max() >= 5
 
 
-def test_a_package_is_small_enough_to_clone():
+def test_packages_are_small_enough_to_clone():
     for package in PACKAGES:
         assert sum(p.stat().st_size for p in package.iterdir()) <= 25_000_000
+    together = sum(p.stat().st_size for package in SHIPPED for p in package.iterdir())
+    assert together <= 120_000_000
