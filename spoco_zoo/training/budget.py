@@ -16,8 +16,9 @@ that of weights and crops. Validation images keep all their labels.
 
 The baseline is the contrastive loss as it was before SPOCO: pull, push and norm (De Brabandere et
 al. 2017). No term of any weight looks at unlabeled pixels; norm, at a thousandth, takes their mean
-along. So below ratio 1, unless some background is labelled, its network has no foreground head
-either: the embedding must say what is background.
+along. So below ratio 1, unless some background is labelled or learnt from boundaries
+(`data.boundary_width`), its network has no foreground head either: the embedding must say what is
+background.
 
 The foreground head is no part of the published method, and learns from unlabeled pixels too. What
 it brings by itself is told by a third network, if asked for: `head`, the baseline with that head.
@@ -134,6 +135,7 @@ class Budget:
     split: Split
     scores: tuple[CellScores, ...]
     n_cells: int
+    has_head: bool = True  # whether all networks of SPOCO say foreground by themselves
 
     @property
     def is_finished(self) -> bool:
@@ -176,6 +178,8 @@ def run_budget(
     for split in ("train", "val", grid.split):  # what is missing is said before hours are spent
         find_pairs(data, split, spec.data, spec.net.dimensions)
     _claim(out, spec)
+    for cell in grid.cells:
+        _is_held(spec, out / cell.name, cell)
     for number, cell in enumerate(grid.cells, start=1):
         left = (deadline - time.monotonic()) / 60
         if options.should_stop() or left <= 0:
@@ -195,7 +199,8 @@ def cell_spec(spec: Spec, cell: Cell) -> Spec:
 
     Below ratio 1 label 0 means unlabeled, and the terms of SPOCO that act on unlabeled pixels
     have their usual weight where the recipe left them out, as one for complete labels does. At
-    ratio 1 everything is known and consistency has nothing to say.
+    ratio 1 everything is known and consistency has nothing to say; where background is painted
+    (`data.background_label`), 0 stays what it is.
 
     The foreground head is told which part of the objects is labelled, which is the ratio: who
     labels some objects knows about that much. The baseline has none where no background is known.
@@ -210,9 +215,10 @@ def cell_spec(spec: Spec, cell: Cell) -> Spec:
             "net.foreground_head to true"
         )
     usual, loss = LossSettings(), spec.loss
-    # tissue without background: 0 is no object there, and may well be unlabeled
+    # where background is painted, or in tissue without any, 0 is no object and may be unlabeled
+    is_painted = spec.data.background_label is not None
     is_dense = spec.clustering.foreground == "everywhere" or spec.data.boundary_width > 0
-    zero = spec.data.label_zero if is_dense else "background"
+    zero = spec.data.label_zero if is_painted or is_dense else "background"
     is_sparse = cell.ratio < 1
     changes: dict[str, dict[str, Any]] = {
         "data": {
@@ -220,7 +226,6 @@ def cell_spec(spec: Spec, cell: Cell) -> Spec:
             "validation_label_zero": spec.data.validation_label_zero or zero,
             "instance_ratio": cell.ratio,
             "instance_seed": cell.seed,
-            "background_label": spec.data.background_label,
         },
         "schedule": {"seed": cell.seed},
         "loss": {"consistency_weight": 0.0},
@@ -242,18 +247,17 @@ def cell_spec(spec: Spec, cell: Cell) -> Spec:
             changes["net"] = {"foreground_head": False}
             if spec.clustering.foreground == "head":
                 changes["clustering"] = {"foreground": "auto"}
-    if changes["data"]["label_zero"] == "background":  # which is known then without these
-        words = spec.data.model_copy(update={"background_label": None})
+    if not is_sparse and (zero == "background" or spec.data.knows_background):
+        # a head has background to learn from, and no labels are left to be guessed
         terms = spec.loss.model_copy(update={"labelled_ratio": None})
-        spec = spec.model_copy(update={"data": words, "loss": terms})
-        changes["data"].pop("background_label")
+        spec = spec.model_copy(update={"loss": terms})
     return change_spec(spec, changes)
 
 
 def collect(out: Path, grid: Grid) -> Budget:
     """Read the scores of the finished cells of a grid."""
     scores = []
-    cells = grid.cells
+    cells, heads = grid.cells, []
     for cell in cells:
         folder = out / cell.name
         source = folder / ("recipe.json" if grid.split == "val" else _TEST_SCORES)
@@ -261,6 +265,8 @@ def collect(out: Path, grid: Grid) -> Budget:
             continue
         fitted = _read_json(folder / "recipe.json")
         found = fitted["validation"] if grid.split == "val" else _read_json(source)
+        if cell.method == "spoco":
+            heads.append(load_spec(folder / "spec.yaml").has_foreground_head)
         scores.append(
             CellScores(
                 method=cell.method,
@@ -275,7 +281,7 @@ def collect(out: Path, grid: Grid) -> Budget:
                 folder=cell.name,
             )
         )
-    return Budget(out, grid.split, tuple(scores), len(cells))
+    return Budget(out, grid.split, tuple(scores), len(cells), all(heads))
 
 
 def summarize(budget: Budget) -> list[Point]:
@@ -318,7 +324,7 @@ def write_budget(budget: Budget) -> None:
     writer.writerows(rows)
     _write(budget.folder / "budget.csv", table.getvalue())
     if points:
-        draw_budget(points, budget.split, budget.folder / "budget.png")
+        draw_budget(points, budget.split, budget.folder / "budget.png", has_head=budget.has_head)
 
 
 _TEST_SCORES = "test-scores.json"
@@ -338,8 +344,8 @@ def _claim(out: Path, spec: Spec) -> None:
         )
 
 
-def _finish_cell(spec: Spec, data: Path, folder: Path, cell: Cell, options: TrainOptions) -> bool:
-    """Train a cell, or what is left of it; tell whether it came to its end."""
+def _is_held(spec: Spec, folder: Path, cell: Cell) -> bool:
+    """Whether a cell is finished; one of other settings is refused."""
     wanted = cell_spec(spec, cell)
     if (folder / "recipe.json").is_file():
         held = load_spec(folder / "spec.yaml")
@@ -350,7 +356,15 @@ def _finish_cell(spec: Spec, data: Path, folder: Path, cell: Cell, options: Trai
                 "or choose another folder for the grid"
             )
         return True
+    return False
+
+
+def _finish_cell(spec: Spec, data: Path, folder: Path, cell: Cell, options: TrainOptions) -> bool:
+    """Train a cell, or what is left of it; tell whether it came to its end."""
+    if _is_held(spec, folder, cell):
+        return True
     resume = (folder / "last.pt").is_file()
+    wanted = cell_spec(spec, cell)
     return train(wanted, data, folder, replace(options, resume=resume)).finished
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 # told apart without colour too: by the line and the marker
 _LOOKS = (
-    ("spoco", "SPOCO with the foreground head", "#0072B2", "o-"),
+    ("spoco", "SPOCO{}", "#0072B2", "o-"),
     ("baseline", "baseline: pull, push and norm", "#D55E00", "s--"),
     ("head", "baseline with the foreground head", "#009E73", "^:"),
 )
@@ -31,7 +31,9 @@ class Point(NamedTuple):
     sbd: tuple[float, ...]
 
 
-def draw_budget(points: Sequence[Point], split: str, target: Path) -> None:
+def draw_budget(
+    points: Sequence[Point], split: str, target: Path, *, has_head: bool = True
+) -> None:
     """Draw AP at IoU 0.50 and SBD over the count of labelled objects, for every method.
 
     The line goes through the medians over the seeds, the band from the lowest to the highest,
@@ -41,6 +43,7 @@ def draw_budget(points: Sequence[Point], split: str, target: Path) -> None:
         points: At least one.
         split: `val` or `test`, the images that were scored.
         target: The PNG.
+        has_head: Whether networks of SPOCO have a foreground head, which the legend says.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -63,6 +66,7 @@ def draw_budget(points: Sequence[Point], split: str, target: Path) -> None:
     shown = "one seed" if seeds == 1 else f"median and range of {seeds} seeds"
     figure.suptitle(f"Annotation budget: {_SPLITS[split]}, {shown}")
     handles, labels = left.get_legend_handles_labels()
+    labels = [label.format(" with the foreground head" * has_head) for label in labels]
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=120)

@@ -325,8 +325,7 @@ class _Run:
         show_pictures(self.board, self.step, shown, self.spec.loss)
         self.board.add_scalar("validation/mean_ap", score, self.step)
         self.history.set_score(self.step, score)
-        # while nothing is found the later one is kept: it has seen more
-        if score > self.best_score or score == self.best_score == 0:
+        if is_best(score, self.best_score):
             self.best_score = score
             self.save("best.pt")
         return score
@@ -400,6 +399,14 @@ class _Run:
     def _means(self) -> dict[str, float]:
         names = self.recent[0][0].keys()
         return {n: sum(terms[n] for terms, _ in self.recent) / len(self.recent) for n in names}
+
+
+def is_best(score: float, before: float) -> bool:
+    """Whether a checkpoint is to be kept as the best one.
+
+    Of equal scores the first is, but while nothing is found the later one: it has seen more.
+    """
+    return score > before or score == before == 0
 
 
 # channels last: convolutions are faster, and the loss reads whole embeddings of pixels

@@ -177,6 +177,21 @@ def test_the_labelled_part_is_that_of_the_cell_whatever_the_spec_says(spec):
     assert ratios == {0.1: 0.1, 0.5: 0.5, 1.0: None}
 
 
+@pytest.mark.parametrize("validation", [None, "background"])
+@pytest.mark.parametrize("method", ["spoco", "baseline", "head"])
+def test_background_that_is_painted_stays_background_at_every_ratio(spec, method, validation):
+    words = spec.model_dump(mode="json")
+    words["data"] |= {"label_zero": "unlabeled", "background_label": 255}
+    words["data"]["validation_label_zero"] = validation
+    words["loss"]["labelled_ratio"] = 0.4
+    for ratio in (0.1, 1.0):
+        found = cell_spec(parse_spec(words, "test"), Cell(method, ratio, 1))
+        assert (found.data.label_zero, found.data.background_label) == ("unlabeled", 255)
+        assert found.data.validation_label_zero == (validation or "unlabeled")
+        assert found.has_foreground_head
+    assert found.loss.labelled_ratio is None
+
+
 def without_terms_of_spoco(spec):
     names = ("unlabeled_push_weight", "instance_weight", "consistency_weight")
     return spec.model_copy(update={"loss": spec.loss.model_copy(update=dict.fromkeys(names, 0.0))})
@@ -327,6 +342,20 @@ def test_a_finished_network_of_other_settings_is_not_taken_for_one_of_the_grid(
     )
 
 
+def test_a_finished_network_of_other_settings_is_found_before_hours_are_spent(
+    grid_run, spec, data, tmp_path
+):
+    out = shutil.copytree(grid_run.out, tmp_path / "grid")
+    shutil.rmtree(out / "ratio-0.50-seed-1")  # the first cell is not done yet
+    folder = out / "baseline-ratio-1.00-seed-1"
+    shutil.copy(out / "ratio-1.00-seed-1" / "spec.yaml", folder)
+    options, seen = stop_after(1)
+    with pytest.raises(SettingError) as error:
+        run_budget(spec, data, out, GRID, options)
+    assert str(error.value).startswith(f"{folder}: holds a network of other settings than the grid")
+    assert seen == []
+
+
 def test_a_grid_needs_a_folder(spec, data, tmp_path):
     path = tmp_path / "file"
     path.write_text("")
@@ -426,6 +455,27 @@ def test_the_figure_shows_every_method(tmp_path):
 
     assert colors(found) == [True, False, False]
     assert colors([*found, *plain]) == [True, True, True]
+
+
+@pytest.mark.parametrize(
+    ("head", "label"), [(None, "SPOCO with the foreground head"), (False, "SPOCO")]
+)
+def test_the_legend_says_of_spoco_what_its_networks_are(
+    grid_run, tmp_path, monkeypatch, head, label
+):
+    from matplotlib.figure import Figure
+
+    legends = []
+    monkeypatch.setattr(Figure, "legend", lambda _, handles, labels, **words: legends.append(labels))
+    out = shutil.copytree(grid_run.out, tmp_path / "grid")
+    for path in out.glob("ratio-*/spec.yaml"):
+        words = load_spec(path).model_dump(mode="json")
+        words["net"]["foreground_head"] = head
+        words["loss"]["labelled_ratio"] = None
+        words["data"]["label_zero"] = "background"
+        path.write_text(json.dumps(words))
+    write_budget(collect(out, GRID))
+    assert legends == [[label, "baseline: pull, push and norm"]]
 
 
 def test_without_matplotlib_the_figure_says_what_to_install(tmp_path, monkeypatch):

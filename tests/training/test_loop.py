@@ -22,6 +22,7 @@ from spoco_zoo.errors import DeviceError, OutputError, SettingError
 from spoco_zoo.spec import dump_spec, load_spec, parse_spec
 from spoco_zoo.training import TrainOptions, train
 from spoco_zoo.training.checkpoints import build_net, build_pair, load_checkpoint, load_run
+from spoco_zoo.training.loop import is_best
 from spoco_zoo.training.samples import read_samples
 from spoco_zoo.training.schedule import learning_rate
 from spoco_zoo.training.validation import embed_all, fit_recipe, goal, score_recipe
@@ -391,6 +392,24 @@ def test_the_best_checkpoint_is_the_first_with_the_best_score_or_the_last_if_tha
     recipe = json.loads((folder / "recipe.json").read_text())
     assert recipe["step"] == best["step"]
     assert recipe["validation_images"] == 2
+
+
+@pytest.mark.parametrize(
+    ("scores", "kept"),
+    [
+        ([0.0, 0.0], 1),
+        ([0.0, 0.2, 0.2], 1),
+        ([0.3, 0.1], 0),
+        ([0.1, 0.3, 0.3, 0.2], 1),
+        ([0.2, 0.0, 0.0], 0),
+    ],
+)
+def test_the_first_of_the_best_scores_is_kept_and_the_last_where_all_are_zero(scores, kept):
+    best, number = -1.0, None
+    for n, score in enumerate(scores):
+        if is_best(score, best):
+            best, number = score, n
+    assert number == kept
 
 
 def test_a_finished_run_is_read_back(discs, whole):
