@@ -116,6 +116,8 @@ class Inspection:
         fills = several and first.share(lambda i: int(i.sizes.sum())) > _FILLED
         if fills and not self.spec.data.boundary_width:
             lines.append("data.boundary_width: 1")
+            if self.spec.net.foreground_head is False:  # which learns the boundaries
+                lines.append("net.foreground_head: true")
             if self.spec.clustering.foreground == "everywhere":
                 lines.append("clustering.foreground: head")
         return lines

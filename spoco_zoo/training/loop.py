@@ -51,7 +51,7 @@ from spoco_zoo.training.net import count_parameters
 from spoco_zoo.training.options import StepReport, TrainOptions, TrainResult
 from spoco_zoo.training.pictures import SHOWN, sample_of, show_pictures
 from spoco_zoo.training.ranks import Ranks, join_ranks, later
-from spoco_zoo.training.samples import AnySample, Batch, SparseSamples, draw
+from spoco_zoo.training.samples import AnySample, Batch, SparseSamples, check_boundaries, draw
 from spoco_zoo.training.schedule import (
     learning_rate,
     make_optimizer,
@@ -90,6 +90,9 @@ def train(spec: Spec, data: Path, run_folder: Path, options: TrainOptions) -> Tr
         spec, samples, validation = ranks.together(partial(read_splits, spec, data))
         chosen = list_instances(samples, validation)
         ranks.together(partial(expect_equal, chosen, ranks.first(lambda: chosen)))
+        width = spec.data.boundary_width
+        if width and not options.resume:
+            options.on_note(ranks.first(partial(check_boundaries, samples, width)))
         run = _Run.open(spec, run_folder, (ranks, device), options)
         if options.resume:
             ranks.first(partial(run.check_instances, chosen))

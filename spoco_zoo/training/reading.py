@@ -8,7 +8,7 @@ seed and on the names of the images.
 
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from spoco_zoo.spec import DataSettings, LabelZero
 
 _MEMORY_BYTES = 4 << 30  # of a split, normalised and with its labels, to hold in memory
 _WHOLE_BYTES = 1 << 30  # of one image, to find its statistics at once
+_SLAB = 1 << 22  # pixels whose labels are looked at together
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +61,12 @@ class Sample:
     def thin_out(self, kept: tuple[int, ...], label_zero: LabelZero) -> "Sample":
         """Bring labels of the file to three states, of which only some instances stay."""
         return replace(self, labels=to_states(self.labels, kept, label_zero), kept=kept)
+
+    def label_slabs(self) -> Iterator[Int[np.ndarray, "*space"]]:
+        """Cut the labels along the first axis into parts that are small in memory."""
+        step = max(_SLAB // math.prod(self.space[1:]), 1)
+        for start in range(0, self.space[0], step):
+            yield self.labels[start : start + step]
 
     def has_background(self) -> bool:
         """Whether some pixel is known background."""
@@ -120,13 +127,14 @@ class StreamedSample:
         """Keep only some instances."""
         return replace(self, kept=kept, label_zero=label_zero)
 
+    def label_slabs(self) -> Iterator[Int[np.ndarray, "*space"]]:
+        """Read the labels slab by slab, in three states."""
+        for box in self.source.slabs():
+            yield to_states(self.source.read_labels(box), self.kept, self.label_zero)
+
     def has_background(self) -> bool:
         """Whether some pixel is known background."""
-        read = self.source.read_labels
-        return any(
-            (to_states(read(box), self.kept, self.label_zero) == BACKGROUND).any()
-            for box in self.source.slabs()
-        )
+        return any((labels == BACKGROUND).any() for labels in self.label_slabs())
 
     def places(self) -> "Places":
         """List the pixels of instances, as positions in the flat image."""

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from spoco_zoo.errors import SettingError
 from spoco_zoo.labels import BACKGROUND, UNLABELED, split_disconnected
 from spoco_zoo.spec import AugmentationSettings, ScheduleSettings, Spec
 from spoco_zoo.training.reading import (
@@ -50,6 +51,7 @@ __all__ = [
 
 _OUTSIDE = UNLABELED - 1  # beyond the image, where its pixels are mirrored: becomes UNLABELED
 _LEAST_PIECE = 3  # to the power of the axes: pixels that a piece of an instance has at least
+_LOOKED_AT = 1 << 26  # pixels, to tell which part of the instances boundaries leave
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,6 +192,37 @@ def _part_touching(states: Tensor, width: int) -> Tensor:
     lost = np.where(inside, UNLABELED, labels)
     lost[is_boundary] = BACKGROUND
     return torch.from_numpy(np.where(pieces > 0, pieces, lost))
+
+
+def check_boundaries(samples: Sequence[AnySample], width: int) -> str:
+    """Tell how many instances boundaries of a width leave, or refuse a width that leaves none.
+
+    Images are looked at as they are, while crops of them are scaled, too; of many pixels the
+    first, until some instance is left.
+
+    Raises:
+        SettingError: No instance of any image is left.
+    """
+    found = left = pixels = 0
+    for sample in samples:
+        before: set[int] = set()
+        after: set[int] = set()
+        for labels in sample.label_slabs():
+            parted = _part_touching(torch.from_numpy(labels), width).numpy()
+            before.update(np.unique(labels[labels > BACKGROUND]).tolist())
+            after.update(np.unique(labels[parted > BACKGROUND]).tolist())
+            pixels += labels.size
+            if after and pixels > _LOOKED_AT:
+                break
+        found, left = found + len(before), left + len(after)
+        if left and pixels > _LOOKED_AT:
+            break
+    if not left:
+        raise SettingError(
+            f"data.boundary_width is {width}: boundaries of that width leave nothing of the "
+            f"{found} labelled instances: expected less than half of their width; lower it"
+        )
+    return f"data.boundary_width is {width}: of {found} labelled instances {left} are left"
 
 
 def _renumber(states: Tensor) -> Tensor:

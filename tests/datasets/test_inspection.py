@@ -7,7 +7,7 @@ import tifffile
 from spoco_zoo.datasets.advice import suggest_crop, suggest_pooling
 from spoco_zoo.datasets.inspection import inspect_folder, show_part
 from spoco_zoo.errors import ImageError
-from spoco_zoo.spec import parse_spec
+from spoco_zoo.spec import change_spec, parse_spec
 
 
 def write(root, split, name, labels, image=None, sizes=None):
@@ -145,6 +145,14 @@ def test_boundaries_are_suggested_where_instances_fill_the_image(tmp_path, gap, 
     assert ("data.boundary_width: 1" in inspect(tmp_path).suggestions()) == expected
     lines = inspect(tmp_path, clustering={"foreground": "everywhere"}).suggestions()
     assert (lines[-2:] == ["data.boundary_width: 1", "clustering.foreground: head"]) == expected
+    headless = {"clustering": {"foreground": "everywhere"}, "net": {"foreground_head": False}}
+    lines = inspect(tmp_path, **headless).suggestions()
+    wanted = ["data.boundary_width: 1", "net.foreground_head: true", "clustering.foreground: head"]
+    assert (lines[-3:] == wanted) == expected
+    if expected:  # what is suggested is a spec
+        changes = {"data": {"boundary_width": 1}, "net": {"foreground_head": True}}
+        changes |= {"clustering": {"foreground": "head"}}
+        change_spec(parse_spec(headless, "test"), changes)
     lines = inspect(tmp_path, data={"boundary_width": 1}).suggestions()
     assert not any("boundary_width" in line for line in lines)
     # background that was painted is no instance

@@ -450,6 +450,19 @@ def test_a_folder_that_holds_a_run_is_not_written_over(discs, whole):
     assert (folder / "last.pt").read_bytes() == before
 
 
+def test_boundaries_that_leave_no_instance_are_refused_before_the_start(discs, tmp_path):
+    data = {"label_zero": "unlabeled", "boundary_width": 6}
+    told = []
+    assert refuse(SettingError, run, make_spec(data=data), discs, tmp_path / "run") == (
+        "data.boundary_width is 6: boundaries of that width leave nothing of the 8 labelled "
+        "instances: expected less than half of their width; lower it"
+    )
+    assert not (tmp_path / "run").exists()
+    spec = make_spec(data=data | {"boundary_width": 1})
+    run(spec, discs, tmp_path / "run", on_note=told.append, **stop_at(1))
+    assert told == ["data.boundary_width is 1: of 8 labelled instances 8 are left"]
+
+
 def test_resuming_with_another_spec_is_refused(discs, whole):
     spec = make_spec(schedule={"steps": 15})
     assert refuse(SettingError, run, spec, discs, whole[0], resume=True) == (

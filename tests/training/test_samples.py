@@ -14,7 +14,7 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spoco_zoo.errors import ImageError
+from spoco_zoo.errors import ImageError, SettingError
 from spoco_zoo.labels import KNOWN_BACKGROUND
 from spoco_zoo.spec import DataSettings, parse_spec
 from spoco_zoo.training.batches import iterate_batches
@@ -24,6 +24,7 @@ from spoco_zoo.training.samples import (
     SparseSamples,
     _part_touching,
     _renumber,
+    check_boundaries,
     choose_instances,
     choose_over_split,
     draw,
@@ -228,6 +229,29 @@ def test_pieces_of_an_instance_are_instances_and_specks_are_not_known():
     assert (parted[:, :, [9, 10, 13, 14]] == BACKGROUND).all()
     assert parted[0, 0, 29] == UNLABELED
     assert sorted(np.unique(parted)) == [UNLABELED, BACKGROUND, 1, 2, 3]
+
+
+def test_instances_that_boundaries_leave_are_counted_and_none_is_refused(monkeypatch):
+    # as thick as twice the width: of these the outermost are left
+    rows = np.kron(np.arange(1, 9), np.ones(2, int))
+    thin = make_sample(np.ones((20, 1), int) * rows)
+    thick = make_sample(np.kron(np.arange(1, 5).reshape(2, 2), np.ones((9, 9), int)))
+    told = "data.boundary_width is 1: of {} labelled instances {} are left"
+    assert check_boundaries([thick], 1) == told.format(4, 4)
+    assert check_boundaries([thin, thick], 1) == told.format(12, 6)
+    # of many pixels the first are enough
+    monkeypatch.setattr("spoco_zoo.training.samples._LOOKED_AT", 0)
+    assert check_boundaries([thin, thick], 1) == told.format(8, 2)
+    # and slab by slab it is the same
+    monkeypatch.setattr("spoco_zoo.training.samples._LOOKED_AT", 1 << 20)
+    monkeypatch.setattr("spoco_zoo.training.reading._SLAB", 16 * 10)
+    assert check_boundaries([thin, thick], 1) == told.format(12, 6)
+    with pytest.raises(SettingError) as error:
+        check_boundaries([thin, thick], 8)
+    assert str(error.value) == (
+        "data.boundary_width is 8: boundaries of that width leave nothing of the 12 labelled "
+        "instances: expected less than half of their width; lower it"
+    )
 
 
 @pytest.mark.parametrize("crop", [(32, 32), (12, 32, 32)])
