@@ -13,6 +13,7 @@ import numpy as np
 from spoco_zoo.figures import choose_slices, overlay, paint_slices, write_png
 from spoco_zoo.label_stores import LabelStore
 from spoco_zoo.measurements import Measurements
+from spoco_zoo.qupath_objects import Place
 from spoco_zoo.results import Origin, write_objects
 from spoco_zoo.volumes import Volume
 
@@ -47,7 +48,11 @@ def write_large_results(
             files,
             labels,
             found,
-            Origin(volume.scale_um, volume.shape[0], volume.factors, volume.time),
+            Origin(
+                volume.scale_um,
+                volume.stored.n_channels,
+                Place(volume.downsampling, volume.finest, volume.time),
+            ),
             overwrite=overwrite,
         )
     if "overlay" in files:

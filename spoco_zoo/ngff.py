@@ -8,6 +8,7 @@ long as zarr alone and brings Dask and an S3 client, and neither it nor `ngff-za
 attributes without arrays. The tests open what is written with both.
 """
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ _IN_UM = {  # those of the format by their names, and what is often written inst
     **{"nm": 1e-3, "um": 1.0, "µm": 1.0, "μm": 1.0, "micron": 1.0, "mm": 1e3},
 }
 _ROLES = {"time": "T", "channel": "C"}
+_FEW_DIGITS = 1e-3  # relative error of the ratio of scales that are written with four digits
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,14 @@ class Multiscales:
         factors = [_IN_UM.get(str(unit)) for unit in self.units]
         scale = self.levels[level].scale
         return {n: s * f for n, (s, f) in enumerate(zip(scale, factors, strict=True)) if f}
+
+    def downsampling(self, level: int) -> tuple[float, ...] | None:
+        """Pixels of the finest level in one of another, along each axis; None if it is not told."""
+        here, finest = self.levels[level].scale, self.levels[0].scale
+        is_told = level == 0 or here != finest
+        if not is_told or not all(0 < size < math.inf for size in (*here, *finest)):
+            return None
+        return tuple(_round(a / b) for a, b in zip(here, finest, strict=True))
 
 
 def read_attributes(url: str) -> tuple[dict[str, Any], int]:
@@ -116,6 +126,11 @@ def read_multiscales(url: str) -> Multiscales:
             f"{url}: has no complete multiscales metadata: expected OME-Zarr 0.4 or 0.5 "
             "with axes and a scale"
         ) from error
+
+
+def _round(ratio: float) -> float:
+    """Undo what few digits of two scales make of a whole number."""
+    return float(round(ratio)) if abs(ratio - round(ratio)) < _FEW_DIGITS * ratio else ratio
 
 
 def _read_level(level: dict[str, Any], image: dict[str, Any], n: int) -> Level:

@@ -1,12 +1,14 @@
 """Outlines into GeoJSON for QuPath: a feature for each object, or for each slice of one.
 
 Objects are detections, of which QuPath takes many thousands, called by their ids; their numbers
-come with them as measurements. Corners are in pixels of the full resolution. The outer ring of a
+come with them as measurements. Corners are in pixels of the full resolution, and a slice of labels
+of a coarser level is told once for each slice of the image that it covers. The outer ring of a
 polygon comes first and runs as RFC 7946 asks for, holes the other way.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,7 +23,8 @@ Color = tuple[int, int, int]
 class Place:
     """Where pixels of labels lie in an image as QuPath shows it."""
 
-    factors: tuple[float, ...] = ()  # its pixels in one of the labels, along each axis
+    downsampling: tuple[float, ...] = ()  # its pixels in one of the labels, along each axis
+    finest: tuple[int, ...] = ()  # its size in pixels, where labels may cover more
     time: int | None = None  # in a time series
 
 
@@ -57,8 +60,11 @@ def write_qupath_objects(
         comma = b"\n"
         for traced in objects:
             feature = _feature(traced, colors[traced.label], place, known.get(traced.label))
-            file.write(comma + _TIGHT(feature).encode())
-            comma = b",\n"
+            for z in _planes(traced.z, place):
+                if z is not None:
+                    feature["geometry"]["plane"] = {"c": -1, "z": z, "t": place.time or 0}
+                file.write(comma + _TIGHT(feature).encode())
+                comma = b",\n"
         file.write(b"\n]}\n")
 
     write_whole(path, write, overwrite=overwrite)
@@ -70,17 +76,13 @@ def _feature(
     place: Place,
     measurements: Mapping[str, int | float] | None,
 ) -> dict[str, Any]:
-    whole = [int(n) if float(n).is_integer() else float(n) for n in place.factors or (1, 1)]
-    factors = (whole[-1], whole[-2])
-    polygons = [[_closed(ring, factors) for ring in polygon] for polygon in traced.polygons]
+    by = [int(n) if float(n).is_integer() else float(n) for n in place.downsampling or (1, 1)]
+    polygons = [[_closed(ring, (by[-1], by[-2])) for ring in p] for p in traced.polygons]
     geometry: dict[str, Any]
     if len(polygons) == 1:
         geometry = {"type": "Polygon", "coordinates": polygons[0]}
     else:
         geometry = {"type": "MultiPolygon", "coordinates": polygons}
-    if traced.z is not None or place.time is not None:
-        deep = whole[0] if len(whole) == 3 else 1
-        geometry["plane"] = {"c": -1, "z": int((traced.z or 0) * deep), "t": place.time or 0}
     properties: dict[str, Any] = {"objectType": "detection", "name": str(traced.label)}
     properties["color"] = color
     if measurements:
@@ -88,6 +90,15 @@ def _feature(
     return {"type": "Feature", "geometry": geometry, "properties": properties}
 
 
-def _closed(ring: Corners, factors: tuple[int | float, ...]) -> list[list[int | float]]:
-    corners: list[list[int | float]] = (ring if factors == (1, 1) else ring * factors).tolist()
+def _planes(z: int | None, place: Place) -> Sequence[int | None]:
+    """List the slices of the image that have their middle in a slice of the labels."""
+    if z is None:
+        return [None if place.time is None else 0]
+    deep = place.downsampling[0] if len(place.downsampling) == 3 else 1.0
+    first, end = (math.ceil(edge * deep - 0.5) for edge in (z, z + 1))
+    return range(first, min(end, place.finest[0]) if len(place.finest) == 3 else end)
+
+
+def _closed(ring: Corners, by: tuple[int | float, ...]) -> list[list[int | float]]:
+    corners: list[list[int | float]] = (ring if by == (1, 1) else ring * by).tolist()
     return [*corners, corners[0]]

@@ -56,9 +56,8 @@ class Origin:
     """What is known of the image that labels are of, besides its pixels."""
 
     scale_um: Sequence[float] | None = None  # of a pixel of the labels, along each axis
-    channels: int = 1  # which decide how ImageJ counts slices
-    factors: tuple[float, ...] = ()  # pixels of its finest level in one of the labels, if coarser
-    time: int | None = None  # in a time series
+    channels: int = 1  # of the image, read or not, which decide how ImageJ counts slices
+    place: Place = Place()
 
 
 def read_kinds(words: str) -> tuple[str, ...]:
@@ -165,7 +164,7 @@ def write_objects(
             objects,
             colors,
             channels=origin.channels,
-            time=origin.time,
+            time=origin.place.time,
             overwrite=overwrite,
         )
     if "geojson" in files:
@@ -175,7 +174,7 @@ def write_objects(
             objects,
             colors,
             measurements=numbers,
-            place=Place(origin.factors, origin.time),
+            place=origin.place,
             overwrite=overwrite,
         )
     for kind, encode in (("table", to_csv), ("parquet", to_parquet)):

@@ -8,6 +8,7 @@ empty: it is looked for anew after each box. Not here: whether pixels are finite
 takes a pass over all of them, and label images to write (`label_stores`).
 """
 
+import math
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -42,6 +43,7 @@ class Stored:
     space: tuple[int, ...]  # which of them are (y, x) or (z, y, x)
     channel_axis: int | None
     channels: tuple[int, ...]  # that are read
+    n_channels: int  # of the image
 
     @property
     def time_axis(self) -> int | None:
@@ -62,12 +64,8 @@ class Volume:
     stored: Stored
     level: int = 0
     time: int | None = None  # where there is a t axis
-    finest: tuple[int, ...] = ()  # pixels of the finest level, where another one is read
-
-    @property
-    def factors(self) -> tuple[float, ...]:
-        """Pixels of the finest level in one of this, for each space axis."""
-        return tuple(map(_factor, self.finest or self.space, self.space))
+    finest: tuple[int, ...] = ()  # pixels of the finest level, for each space axis
+    downsampling: tuple[float, ...] = ()  # pixels of the finest level in one that is read
 
     @property
     def space(self) -> tuple[int, ...]:
@@ -300,12 +298,18 @@ def _zarr_volumes(url: str, name: str, wish: _Wish) -> list[Volume]:
     space, channel_axis = _place_axes(url, shape, image.axes, wish.n_axes)
     n_channels = 1 if channel_axis is None else shape[channel_axis]
     chosen = _choose(url, wish.channels, n_channels, image.channel_names)
-    stored = Stored("zarr", key, image.axes, space, channel_axis, chosen)
+    stored = Stored("zarr", key, image.axes, space, channel_axis, chosen, n_channels)
     sizes = image.sizes_um(wish.level)
     scale_um = [sizes.get(axis, 0.0) for axis in space]
     whole = shape if wish.level == 0 else tuple(open_array(url, image.levels[0].path).shape)
     finest = tuple(int(whole[axis]) for axis in space)
-    return [replace(v, finest=finest) for v in _over_time(url, name, array, stored, scale_um, wish)]
+    stated = image.downsampling(wish.level)
+    if stated is None:
+        downsampling = guess_downsampling(finest, [shape[axis] for axis in space])
+    else:
+        downsampling = tuple(stated[axis] for axis in space)
+    found = _over_time(url, name, array, stored, scale_um, wish)
+    return [replace(v, finest=finest, downsampling=downsampling) for v in found]
 
 
 def _tiff_volumes(url: str, wish: _Wish) -> list[Volume]:
@@ -320,13 +324,13 @@ def _tiff_volumes(url: str, wish: _Wish) -> list[Volume]:
     space, channel_axis = _place_axes(url, shape, axes, wish.n_axes)
     n_channels = 1 if channel_axis is None else shape[channel_axis]
     chosen = _choose(url, wish.channels, n_channels, head.channel_names)
-    stored = Stored("tiff", str(wish.level), axes, space, channel_axis, chosen)
-    scale_um = [
-        size * head.shapes[0][axis] / shape[axis]
-        for size, axis in zip((head.scale_um or ())[-len(space) :], space, strict=False)
-    ]
+    stored = Stored("tiff", str(wish.level), axes, space, channel_axis, chosen, n_channels)
+    finest = tuple(head.shapes[0][axis] for axis in space)
+    downsampling = guess_downsampling(finest, [shape[axis] for axis in space])
+    sizes = (head.scale_um or ())[-len(space) :]
+    scale_um = [size * by for size, by in zip(sizes, downsampling, strict=False)]
     found = _over_time(url, stem_of(Path(name_of(url))), array, stored, scale_um, wish)
-    return [replace(v, finest=tuple(head.shapes[0][axis] for axis in space)) for v in found]
+    return [replace(v, finest=finest, downsampling=downsampling) for v in found]
 
 
 def _place_axes(
@@ -379,10 +383,28 @@ def _choose(
     return tuple(chosen)
 
 
-def _factor(fine: int, coarse: int) -> float:
-    """By how much an axis was divided; to a whole number, if the rest makes no whole pixel."""
-    whole = max(round(fine / coarse), 1)
-    return float(whole) if coarse in (fine // whole, -(-fine // whole)) else fine / coarse
+def guess_downsampling(finest: Sequence[int], coarse: Sequence[int]) -> tuple[float, ...]:
+    """By how much each axis was divided, told from sizes alone.
+
+    Where the rest may make no whole pixel, that is a whole number, which y and x have in common;
+    of several that fit it is a power of two, as halving gives, or else the nearest one.
+    """
+    axes = list(zip(finest, coarse, strict=True))
+    groups = [[axis] for axis in axes[:-2]] + [axes[-2:]]
+    return tuple(by for group in groups for by in _divide(group))
+
+
+def _divide(axes: Sequence[tuple[int, int]]) -> list[float]:
+    ratio = max(axes)[0] / max(axes)[1]  # of the longest axis, which tells most
+    fits = [
+        whole
+        for whole in range(1, 2 * math.ceil(ratio) + 1)
+        if all(few in (many // whole, -(-many // whole)) for many, few in axes)
+    ]
+    if not fits:
+        return [many / few for many, few in axes]
+    best = min(fits, key=lambda whole: (whole.bit_count() > 1, abs(whole - ratio)))
+    return [float(best)] * len(axes)
 
 
 def _no_level(url: str, level: int, shapes: Sequence[tuple[int, ...]]) -> ImageError:

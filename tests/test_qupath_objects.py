@@ -1,6 +1,7 @@
 """GeoJSON is opened again by shapely and by ourselves, to equal masks."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from spoco_zoo.annotations import read_annotations
 from spoco_zoo.errors import OutputError
 from spoco_zoo.measurements import measure
 from spoco_zoo.outlines import trace_objects
-from spoco_zoo.qupath_objects import Place, write_qupath_objects
+from spoco_zoo.qupath_objects import Place, _planes, write_qupath_objects
 
 quick = settings(max_examples=60, deadline=None)
 scenes = hnp.arrays(
@@ -88,12 +89,33 @@ def test_a_level_is_scaled_to_the_full_resolution(tmp_path, scale):
     assert to_shape(feature["geometry"]).bounds == (1 * x, 2 * y, 3 * x, 5 * y)
 
 
-def test_a_slice_of_a_level_is_one_of_the_full_resolution(tmp_path):
+@pytest.mark.parametrize(
+    ("deep", "depth", "planes"),
+    [
+        (3.0, 9, [6, 7, 8]),
+        (3.0, 8, [6, 7]),  # the last slice of a level may reach beyond the image
+        (2.5, 8, [5, 6]),
+        (1.0, 3, [2]),
+    ],
+)
+def test_a_slice_of_a_level_is_all_that_it_covers_of_the_full_resolution(
+    tmp_path, deep, depth, planes
+):
     labels = np.zeros((3, 4, 5), int)
     labels[2, 1:3, 1:4] = 1
-    (feature,) = write(tmp_path / "a.geojson", labels, Place((3.0, 2.0, 2.0)))
-    assert feature["geometry"]["plane"] == {"c": -1, "z": 6, "t": 0}
-    assert to_shape(feature["geometry"]).bounds == (2, 2, 8, 6)
+    place = Place((deep, 2.0, 2.0), (depth, 8, 10))
+    features = write(tmp_path / "a.geojson", labels, place)
+    told = [feature["geometry"]["plane"] for feature in features]
+    assert told == [{"c": -1, "z": z, "t": 0} for z in planes]
+    for feature in features:
+        assert to_shape(feature["geometry"]).bounds == (2, 2, 8, 6)
+
+
+@given(st.integers(1, 9), st.floats(1, 5))
+def test_each_slice_is_covered_once(count, deep):
+    place = Place((deep, 1.0, 1.0))
+    planes = [plane for z in range(count) for plane in _planes(z, place)]
+    assert planes == list(range(math.ceil(count * deep - 0.5)))
 
 
 def test_a_point_in_time_is_told(tmp_path):

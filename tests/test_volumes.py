@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 # ruff: noqa: E402 - without zarr the file ends at the line that asks for it
 
@@ -16,7 +18,9 @@ fsspec = pytest.importorskip("fsspec")
 import tifffile
 
 from spoco_zoo.errors import ImageError, MissingExtraError
-from spoco_zoo.volumes import Stored, Volume, group_images, is_volume, open_volumes
+from spoco_zoo.volumes import group_images, guess_downsampling, is_volume, open_volumes
+
+quick = settings(max_examples=60, deadline=None)
 
 UNITS = {"z": 1000.0, "y": 500.0, "x": 250.0}  # nanometres
 
@@ -106,8 +110,8 @@ def test_a_level_has_its_own_shape_and_scale(tmp_path):
     url = write_image(tmp_path / "a.zarr", numbers((2, 9, 8)), "cyx", levels=2)
     (volume,) = open_volumes(url, 2, level=1)
     assert (volume.level, volume.shape, volume.scale_um) == (1, (2, 5, 4), (1.0, 0.5))
-    assert (volume.finest, volume.factors) == ((9, 8), (2, 2))
-    assert open_volumes(url, 2)[0].factors == (1, 1)
+    assert (volume.finest, volume.downsampling) == ((9, 8), (2, 2))
+    assert open_volumes(url, 2)[0].downsampling == (1, 1)
     assert np.array_equal(volume.read(everything(volume)), numbers((2, 9, 8))[:, ::2, ::2])
     with pytest.raises(ImageError) as error:
         open_volumes(url, 2, level=2)
@@ -451,13 +455,59 @@ def test_a_level_of_a_tiff_pyramid_is_read(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("fine", "coarse", "factor"),
-    [(64, 32, 2), (65, 32, 2), (65, 33, 2), (7, 7, 1), (100, 40, 2.5), (1, 1, 1), (1001, 63, 16)],
+    ("finest", "coarse", "downsampling"),
+    [
+        ((64, 65), (32, 32), (2, 2)),
+        ((64, 65), (32, 33), (2, 2)),
+        ((7, 7), (7, 7), (1, 1)),
+        ((100, 100), (40, 40), (2.5, 2.5)),
+        ((1, 1), (1, 1), (1, 1)),
+        ((90, 30), (30, 10), (3, 3)),
+        ((1001, 1), (63, 1), (16, 16)),
+        ((300, 300), (18, 18), (16, 16)),
+        ((300, 300), (19, 19), (16, 16)),
+        ((300, 4000), (18, 250), (16, 16)),
+        ((30, 512, 512), (3, 64, 64), (8, 8, 8)),
+        ((30, 512, 512), (30, 64, 64), (1, 8, 8)),
+        ((64, 100), (32, 25), (2, 4)),
+    ],
 )
-def test_a_level_is_a_whole_number_coarser_if_it_can_be(fine, coarse, factor):
-    stored = Stored("zarr", "0", "YX", (0, 1), None, (0,))
-    sizes = ((1, coarse, 5), "uint8", None, (16, 16), stored)
-    assert Volume("a", "a", *sizes, finest=(fine, 5)).factors == (factor, 1)
+def test_a_level_is_a_whole_number_coarser_if_it_can_be(finest, coarse, downsampling):
+    assert guess_downsampling(finest, coarse) == downsampling
+
+
+@quick
+@given(st.integers(1, 5), st.lists(st.integers(32, 2000), min_size=2, max_size=2), st.booleans())
+def test_halving_again_and_again_is_told_from_sizes(level, finest, up):
+    half = (lambda n: -(-n // 2)) if up else (lambda n: n // 2)
+    coarse = finest
+    for _ in range(level):
+        coarse = [half(n) for n in coarse]
+    if min(coarse) > 2:  # with fewer pixels many numbers fit
+        assert guess_downsampling(finest, coarse) == (2.0**level,) * 2
+
+
+def test_a_short_axis_of_a_pyramid_is_as_coarse_as_its_scale_says(tmp_path):
+    url = write_image(tmp_path / "a.zarr", numbers((31, 32, 33)), "zyx", levels=4)
+    group = zarr.open_group(url)
+    for key, shape in (("s3", (3, 4, 4)),):  # some round down
+        group.create_array(key, shape=shape, dtype="u2", overwrite=True)
+    (volume,) = open_volumes(url, 3, level=3)
+    assert (volume.shape, volume.downsampling) == ((1, 3, 4, 4), (8, 8, 8))
+    # with few digits, in one axis alone, not at all, and without sense
+    for scales, expected in (
+        ([[0.1083, 0.1083, 0.1083], [0.8667, 0.8667, 0.8667]], (8, 8, 8)),
+        ([[1, 1, 1], [1, 8.25, 8.25]], (1, 8.25, 8.25)),
+        ([[1, 1, 1], [1, 1, 1]], (8, 8, 8)),
+        ([[0, 1, 1], [8, 8, 8]], (8, 8, 8)),
+    ):
+        attributes = dict(group.attrs)
+        attributes["multiscales"][0]["datasets"] = [
+            {"path": path, "coordinateTransformations": [{"type": "scale", "scale": scale}]}
+            for path, scale in zip(("s0", "s3"), scales, strict=True)
+        ]
+        group.attrs.put(attributes)
+        assert open_volumes(url, 3, level=1)[0].downsampling == expected
 
 
 def test_a_tiff_of_several_points_in_time_is_walked(tmp_path):
