@@ -186,7 +186,13 @@ class _Run:
     def check_instances(self, chosen: dict[str, Any]) -> None:
         """Refuse to go on with other images or instances than at the start."""
         path = self.folder / "instances.json"
-        if not path.is_file() or json.loads(path.read_text(encoding="utf-8")) != chosen:
+        try:
+            started = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise SettingError(
+                f"{path}: is missing or damaged: put it back, or start anew in another folder"
+            ) from error
+        if started != chosen:
             raise SettingError(
                 f"{path}: lists other images or instances than the data now: "
                 "resume with the folder of its start"
