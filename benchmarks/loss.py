@@ -10,10 +10,11 @@ one instance after the other, on whole images. What the loss costs depends on th
 each is tried: *learnt* has its instances 4 and more apart and pixels near their mean, *untrained*
 has everything within a tenth, *noise* is without any order.
 
-`steps` takes the parts of a step of training one by one, on made images of nuclei and with the
-batch, crop, network and precision of a spec: batch (prepared on one thread, as by one worker),
-network forward, loss on what an untrained network says and on a learnt embedding, network
-backward, and the rest (optimiser, clipping, momentum network).
+`steps` takes the parts of a step of training one by one, on made images of nuclei (with `--data`,
+on the training images of that folder) and with the batch, crop, network and precision of a spec:
+batch (prepared on one thread, as by one worker), network forward, loss on what an untrained
+network says and on a learnt embedding, network backward, and the rest (optimiser, clipping,
+momentum network).
 
 `memory` gives the peak of a child process, above what it holds before the loss, in multiples of
 the embedding's own bytes.
@@ -220,20 +221,22 @@ def time_step(spec, run, batches, step):
     return seconds
 
 
-def take_steps_apart(specs, rounds):
+def take_steps_apart(specs, rounds, data):
     from spoco_zoo.training.loop import _Run
     from spoco_zoo.training.options import TrainOptions
     from spoco_zoo.training.ranks import Ranks
     from spoco_zoo.training.samples import SparseSamples
+    from spoco_zoo.training.splits import read_splits
 
     for path in specs:
         spec = load_spec(path)
         net = spec.net.model_copy(update={"in_channels": 1})
         spec = spec.model_copy(update={"net": net})
+        samples = read_splits(spec, data)[1] if data else make_samples(spec)
         with tempfile.TemporaryDirectory() as folder:
             place = Ranks(), torch.device("cpu")
             run = _Run.open(spec, Path(folder), place, TrainOptions(device="cpu"))
-        batches = SparseSamples(make_samples(spec), spec)
+        batches = SparseSamples(samples, spec)
         time_step(spec, run, batches, 0)
         steps = [time_step(spec, run, batches, n) for n in range(1, rounds + 1)]
         print(path.stem)
@@ -281,6 +284,7 @@ def main():
     steps = modes.add_parser("steps")
     steps.add_argument("specs", nargs="+", type=Path)
     steps.add_argument("--rounds", type=int, default=5)
+    steps.add_argument("--data", type=Path)
     modes.add_parser("memory")
     peak = modes.add_parser("peak")  # a child process of `memory`
     for name, kind in (("state", str), ("side", int), ("count", int), ("target", Path)):
@@ -291,7 +295,7 @@ def main():
         case "loop":
             compare_with_loop(words.rounds)
         case "steps":
-            take_steps_apart(words.specs, words.rounds)
+            take_steps_apart(words.specs, words.rounds, words.data)
         case "memory":
             compare_memory()
         case "peak":

@@ -21,7 +21,7 @@ def code_blocks(language):
 
 def test_the_first_two_commands_are_those_of_ci():
     first, second = (block.strip() for block in code_blocks("bash")[:2])
-    ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    ci = [line.strip() for line in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()]
     assert first in ci
     assert second in ci
     assert "constraints.txt" in first

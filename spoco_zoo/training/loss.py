@@ -19,17 +19,13 @@ instances is labelled, from instances and unlabeled pixels (positive-unlabeled l
 layers that it shares with the embedding its gradient is much shorter than that of the other terms,
 hence its large weight in the settings.
 
-Every function takes a batch and gives one number for each image. Clusters of all images are one
-table, (b, n): unlabeled pixels, background, instance 1, instance 2 and so on, with a count of
-zero where an image has none. What concerns a pixel and its own cluster are sums over segments
-of pixels; what concerns all pairs of pixels and instances is in `pairs`, and takes pixels x E
-of memory whatever the count of instances. The device is waited for once, in `find_clusters`,
-and while anchors are drawn.
+Every function takes a batch and gives one number for each image. What concerns pixels is summed
+in `clusters`, for the clusters of all images in one table, (b, n): unlabeled pixels, background,
+instance 1, instance 2 and so on, with a count of zero where an image has none. The device is
+waited for once, in `find_clusters`, and while anchors are drawn.
 """
 
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
@@ -40,14 +36,12 @@ from torch.nn import functional as F
 from spoco_zoo.labels import BACKGROUND, UNLABELED
 from spoco_zoo.spec import LossSettings
 from spoco_zoo.training.anchors import draw_anchors
+from spoco_zoo.training.clusters import INSTANCES, Clusters, find_clusters
 from spoco_zoo.training.net import NetOutput
-from spoco_zoo.training.pairs import reach_of_soft_mask, sum_over_pairs, sum_over_twins
+from spoco_zoo.training.pairs import sum_over_twins
 
 _TINY = 1e-6
-_LEAST_EXPONENT = -40.0
-_SURELY_DENSE = 256  # larger ids may have gaps, and every id below the largest costs time
 _KNOWN = slice(1, None)  # columns of the clusters that pull and push act on
-_INSTANCES = slice(2, None)
 _BESIDE = 2  # pixels around a labelled instance: its blurred edge, no neighbours
 _RATIO_BESIDE = 0.9  # what is foreground there is mostly the instance itself, and labelled
 
@@ -65,71 +59,9 @@ class LossTerms(NamedTuple):
     total: Tensor
 
 
-@dataclass(frozen=True, eq=False)
-class Clusters:
-    """What the labels of a batch say of its embeddings.
-
-    The columns of a table are UNLABELED, BACKGROUND, and the instances from 1 on.
-    """
-
-    embedding: Float[Tensor, "b p e"]
-    index: Int[Tensor, "b p"]  # the cluster of each pixel, counted through the whole table
-    squared: Float[Tensor, "b p"]  # squared distance of each pixel to the mean of its cluster
-    counts: Float[Tensor, "b n"]  # pixels; 0 where an image has no such cluster
-    means: Float[Tensor, "b n e"]
-    largest: list[int]  # the last instance of each image, 0 without any
-    unlabeled: list[int]  # unlabeled pixels of each image
-
-    @property
-    def exists(self) -> Bool[Tensor, "b n"]:
-        """Which clusters have a pixel."""
-        return self.counts > 0
-
-    @property
-    def is_unlabeled(self) -> Bool[Tensor, "b p"]:
-        """Which pixels are UNLABELED."""
-        return self.index % self.counts.shape[1] == 0
-
-    def sum_over_each(self, values: Float[Tensor, "b p"]) -> Float[Tensor, "b n"]:
-        """Sum a value of each pixel over the pixels of each cluster."""
-        sums = values.new_zeros(self.counts.numel())
-        return sums.index_add(0, self.index.flatten(), values.flatten()).view_as(self.counts)
-
-
-def find_clusters(
-    embedding: Float[Tensor, "b e *space"], labels: Int[Tensor, "b *space"]
-) -> Clusters:
-    """Collect the clusters of each image and their mean embeddings."""
-    states = labels.flatten(1)
-    facts = torch.stack([states.amax(dim=1), (states == UNLABELED).sum(dim=1)])
-    largest, unlabeled = facts.tolist()
-    if max(largest) > _SURELY_DENSE:
-        ids = torch.unique(states[states > BACKGROUND])
-        states = torch.where(states > BACKGROUND, torch.searchsorted(ids, states) + 1, states)
-        largest = states.amax(dim=1).tolist()
-    largest = [max(number, 0) for number in largest]
-    pixels = embedding.flatten(2).transpose(1, 2).contiguous()
-    b, n, e = len(states), 2 + max(largest), pixels.shape[2]
-    index = states + 1 + n * torch.arange(b, device=states.device)[:, None]
-    counts = pixels.new_zeros(b * n).index_add_(
-        0, index.flatten(), torch.ones_like(index, dtype=pixels.dtype).flatten()
-    )
-    sums = pixels.new_zeros(b * n, e).index_add(0, index.flatten(), pixels.flatten(0, 1))
-    means = sums / counts.clamp_min(1)[:, None]
-    offsets = pixels.flatten(0, 1) - means.index_select(0, index.flatten())
-    squared = offsets.square().sum(dim=1).view_as(index)
-    shape = b, n, e
-    return Clusters(
-        pixels, index, squared, counts.view(b, n), means.view(shape), largest, unlabeled
-    )
-
-
-def pull(clusters: Clusters, delta_var: float) -> Float[Tensor, " b"]:
+def pull(clusters: Clusters) -> Float[Tensor, " b"]:
     """Mean over clusters of the hinged squared distance to the own mean (eq. 1)."""
-    # at zero the root has no gradient, and the hinge needs none
-    distance = clusters.squared.clamp_min(_TINY**2).sqrt()
-    hinges = clusters.sum_over_each(torch.relu(distance - delta_var).square())
-    means = hinges / clusters.counts.clamp_min(1)
+    means = clusters.pull_hinges / clusters.counts.clamp_min(1)
     return _mean(means[:, _KNOWN], clusters.exists[:, _KNOWN])
 
 
@@ -149,70 +81,24 @@ def norm(clusters: Clusters) -> Float[Tensor, " b"]:
     return _mean(torch.linalg.vector_norm(clusters.means, dim=2), clusters.exists)
 
 
-def sum_for_instances(
-    clusters: Clusters, two_sigma_squared: float, delta_dist: float
-) -> Float[Tensor, "2 b a"]:
-    """Sum over the pixels of an image what `instance` and `unlabeled_push` need of each instance.
-
-    On the CPU, pixels that are far from all instances but their own need no pairs.
-    """
-    b, p, e = clusters.embedding.shape
-    pixels, lengths = clusters.embedding.view(b * p, e), [p] * b
-    unlabeled = clusters.is_unlabeled.flatten()
-    alone = torch.zeros_like(clusters.is_unlabeled)
-    if pixels.device.type == "cpu":
-        alone = _find_alone(clusters, two_sigma_squared)
-        lengths = (p - alone.sum(dim=1)).tolist()
-    if sum(lengths) < b * p:
-        places = torch.nonzero(~alone.flatten())[:, 0]
-        pixels, unlabeled = pixels.index_select(0, places), unlabeled[places]
-    soft_squared, hinges = sum_over_pairs(
-        (pixels, lengths),
-        (clusters.means[:, _INSTANCES], clusters.largest),
-        unlabeled if any(clusters.unlabeled) else None,
-        two_sigma_squared,
-        delta_dist,
-    )
-    own = clusters.sum_over_each(_soft_mask(clusters.squared, two_sigma_squared / 2) * alone)
-    return torch.stack([soft_squared + own[:, _INSTANCES], hinges])
-
-
-@torch.no_grad()
-def _find_alone(clusters: Clusters, two_sigma_squared: float) -> Bool[Tensor, "b p"]:
-    """Which labelled pixels are in reach of no instance but, maybe, their own.
-
-    For a pixel x with mean m, another mean a is at least |a - m| - |x - m| away.
-    """
-    instances = clusters.means[:, _INSTANCES]
-    gaps = torch.cdist(clusters.means, instances, compute_mode="donot_use_mm_for_euclid_dist")
-    gaps.masked_fill_(~clusters.exists[:, None, _INSTANCES], math.inf)
-    gaps.diagonal(offset=-2, dim1=1, dim2=2).fill_(math.inf)
-    nearest = gaps.amin(dim=2) if gaps.shape[2] else torch.full_like(clusters.counts, math.inf)
-    nearest[:, 0] = -math.inf  # unlabeled pixels have no mean of their own
-    room = nearest.flatten()[clusters.index] - reach_of_soft_mask(two_sigma_squared)
-    return clusters.squared.sqrt() < room
-
-
-def unlabeled_push(clusters: Clusters, hinges: Float[Tensor, "b a"]) -> Float[Tensor, " b"]:
+def unlabeled_push(clusters: Clusters) -> Float[Tensor, " b"]:
     """Mean hinged squared distance of unlabeled pixels to each instance mean (eq. 5)."""
     unlabeled = clusters.counts[:, :1].clamp_min(1)
-    return _mean(hinges / unlabeled, clusters.exists[:, _INSTANCES])
+    return _mean(clusters.push_hinges / unlabeled, clusters.exists[:, INSTANCES])
 
 
 def instance(
-    clusters: Clusters,
-    soft_squared: Float[Tensor, "b a"],
-    two_sigma_squared: float,
-    reduction: Literal["per_instance", "joint"] = "per_instance",
+    clusters: Clusters, reduction: Literal["per_instance", "joint"] = "per_instance"
 ) -> Float[Tensor, " b"]:
     """Dice loss between the soft mask around each instance's mean and its true mask (eq. 4).
 
     `per_instance` is the mean of one Dice per instance, so that small ones count; `joint` is
     one Dice over all of them, as the published code computes it.
     """
-    shared = clusters.sum_over_each(_soft_mask(clusters.squared, two_sigma_squared))
-    counts, exists = clusters.counts[:, _INSTANCES], clusters.exists[:, _INSTANCES]
-    return _dice_loss(shared[:, _INSTANCES], soft_squared + counts, exists, reduction)
+    shared, counts, exists = (
+        table[:, INSTANCES] for table in (clusters.shared, clusters.counts, clusters.exists)
+    )
+    return _dice_loss(shared, clusters.soft_squares + counts, exists, reduction)
 
 
 def consistency(
@@ -323,17 +209,14 @@ def spoco_loss(
         settings: Margins and weights.
         generators: Draw the anchors of the consistency term, one for each image.
     """
-    clusters = find_clusters(output.embedding.float(), labels)
-    soft_squared, hinges = sum_for_instances(
-        clusters, settings.two_sigma_squared, settings.delta_dist
-    )
-    nothing = clusters.squared.new_zeros(len(labels))
+    clusters = find_clusters(output.embedding.float(), labels, settings)
+    nothing = clusters.counts.new_zeros(len(labels))
     rows = [
-        pull(clusters, settings.delta_var),
+        pull(clusters),
         push(clusters, settings.delta_dist),
         norm(clusters),
-        unlabeled_push(clusters, hinges),
-        instance(clusters, soft_squared, settings.two_sigma_squared, settings.dice),
+        unlabeled_push(clusters),
+        instance(clusters, settings.dice),
         nothing
         if momentum_embedding is None
         else _consistency_of_each(clusters, momentum_embedding, settings, generators),
@@ -373,11 +256,6 @@ def _foreground_of_each(
         return terms
     from_some = foreground_from_some(logits, labels, settings.labelled_ratio)
     return torch.where(clusters.exists[:, 0], from_some, terms)
-
-
-def _soft_mask(squared: Tensor, two_sigma_squared: float) -> Tensor:
-    """exp(-d^2 / two_sigma_squared), but not so small that computing with it is slow."""
-    return torch.exp((squared / -two_sigma_squared).clamp_min(_LEAST_EXPONENT))
 
 
 def _mean(values: Tensor, which: Tensor) -> Tensor:  # (b, n), (b, n) -> (b)

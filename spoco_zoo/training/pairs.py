@@ -1,13 +1,17 @@
-"""Sums over all pairs of an anchor and a pixel, and their gradients.
+"""All pairs of some pixels and anchors: soft masks, hinges, their sums and their gradients.
 
-Soft masks ask of every pixel how far it is from every anchor. One matrix product gives all
-squared distances; and with W the derivative of a sum by each of them, two more give its gradients
+Soft masks ask of every pixel x how far it is from every anchor a. One matrix product gives the
+exponents of all of them, for
 
-    for x: 2 (x sum_a W - sum_a W a)        for a: 2 (a sum_x W - sum_x W x)
+    -|x - a|^2 = (x, |x|^2, 1) . (2 a, -1, -|a|^2)
 
-Pixels are taken block by block. Nothing of the size pixels x anchors outlives a block: the
-backward pass computes it again. On the CPU the anchors that are far from every pixel of a block
-are left out; a GPU would have to wait for the answer.
+and with weights W, (p, a), two more give what they say of the places:
+
+    for x: sum_a W (a - x) = W a - x sum_a W        for a: sum_x W (x - a) = W' x - a sum_x W
+
+Pixels are taken block by block, so that nothing of the size pixels x anchors outlives a block:
+the backward pass computes it again. On the CPU the anchors to which a block gave nothing are
+left out there; a GPU would have to wait for the answer.
 """
 
 import math
@@ -15,41 +19,111 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-_CPU_BLOCK = 2**18  # pairs at once: a megabyte stays in the cache of a core
-_CPU_PIXELS = 2**12  # and pixels at once
+_CPU_BLOCK = 2**19  # pairs at once: two megabytes stay in the cache
+_CPU_PIXELS = 2**14  # and pixels at once
 _GPU_BLOCK = 2**25
 _NEGLIGIBLE = -28.0  # an exponent: a million such pairs sum up to less than 1e-6
 _LEAST = -40.0  # an exponent: beyond come numbers that are slow to compute with
+_NOTHING = 1e-8  # a sum of soft masks: less than one pixel in a hundred million
 _TINY = 1e-6
 
 
-def sum_over_pairs(
-    pixels: tuple[Float[Tensor, "m e"], Sequence[int]],
-    anchors: tuple[Float[Tensor, "b a e"], Sequence[int]],
-    unlabeled: Bool[Tensor, " m"] | None,
-    two_sigma_squared: float,
-    delta_dist: float,
-) -> Float[Tensor, "2 b a"]:
-    """Sum the squared soft masks around anchors, and the hinges that push pixels off them.
+class Anchors(NamedTuple):
+    """Points of one image, moved so that their mean is at the origin, which keeps digits."""
 
-    Args:
-        pixels: Embeddings x, image after image, and how many each image has.
-        anchors: Points a, and how many each image has; those behind them count for nothing.
-        unlabeled: The pixels of the second sum; None where there is none.
-        two_sigma_squared: Width of the soft masks.
-        delta_dist: Margin of the hinge.
+    centre: Float[Tensor, " e"]
+    places: Float[Tensor, "a e"]
+    table: Float[Tensor, "a c"]  # c = e + 2; times `rows` it is the log2 of soft masks
+    unit: float  # -|x - a|^2 for a log2 of 1
 
-    Returns:
-        For each anchor the sum over pixels of exp(-|x - a|^2 / two_sigma_squared)^2, and that
-        over unlabeled pixels of max(delta_dist - |x - a|, 0)^2. Gradients flow to both.
-    """
-    words = _Words(pixels[1], anchors[1], two_sigma_squared, delta_dist)
-    sums: Tensor = _PairSums.apply(pixels[0], anchors[0], unlabeled, words)  # type: ignore[no-untyped-call]
-    return sums
+    @classmethod
+    def of(cls, points: Float[Tensor, "a e"], width: float) -> "Anchors":
+        """Prepare for soft masks exp(-|x - a|^2 / width)."""
+        centre = points.mean(dim=0)
+        places, unit = points - centre, width * math.log(2.0)
+        lengths = places.square().sum(dim=1, keepdim=True)
+        table = torch.cat([2 * places, -torch.ones_like(lengths), -lengths], dim=1)
+        return cls(centre, places, table.div_(unit), unit)
+
+    def rows(self, pixels: Float[Tensor, "p e"]) -> Float[Tensor, "p c"]:
+        """Write pixels as (x, |x|^2, 1), moved as the anchors are."""
+        rows = pixels.new_empty(len(pixels), pixels.shape[1] + 2)
+        centred = torch.sub(pixels, self.centre, out=rows[:, :-2])
+        rows[:, -2] = squares_of_rows(centred)
+        rows[:, -1] = 1.0
+        return rows
+
+    def log_soft(self, rows: Float[Tensor, "p c"]) -> Float[Tensor, "p a"]:
+        """Find the log2 of all soft masks, which rounding may bring above zero."""
+        return rows @ self.table.T
+
+    def only(self, some: Tensor | slice) -> "Anchors":
+        """Leave out the others; the centre stays."""
+        return self._replace(places=self.places[some], table=self.table[some])
+
+
+def squares_of_rows(rows: Float[Tensor, "p e"]) -> Float[Tensor, " p"]:
+    """Squared length of each row; by a product with ones, which is faster than a sum."""
+    return torch.mv(rows.square(), rows.new_ones(rows.shape[1]))
+
+
+def exp2_(logs: Tensor) -> Tensor:
+    """Soft masks from their log2, in place, but none so small that it is slow to compute with."""
+    return logs.clamp_(_LEAST / math.log(2.0), 0.0).exp2_()
+
+
+def find_hinges(
+    logs: Float[Tensor, "p a"], unit: float, delta_dist: float
+) -> tuple[Float[Tensor, "p a"], Float[Tensor, "p a"]]:
+    """Find d and the hinges max(delta_dist - d, 0), from the log2 of soft masks."""
+    distance = (logs * -unit).clamp_min_(_TINY**2).sqrt_()
+    return distance, (delta_dist - distance).clamp_min_(0.0)
+
+
+def lean_of_pixels(
+    weights: Float[Tensor, "p a"], slopes: Float[Tensor, " a"], rows: Tensor, anchors: Anchors
+) -> Float[Tensor, "p e"]:
+    """For each pixel the sum over anchors of slope W (a - x)."""
+    total = torch.mv(weights, slopes)[:, None]
+    return (rows[:, :-2] * -total).addmm_(weights, anchors.places * slopes[:, None])
+
+
+def lean_of_anchors(
+    weights: Float[Tensor, "p a"], rows: Tensor, anchors: Anchors
+) -> Float[Tensor, "a e"]:
+    """For each anchor the sum over pixels of W (x - a)."""
+    total = weights.sum(dim=0)[:, None]
+    return (anchors.places * -total).addmm_(weights.T, rows[:, :-2])
+
+
+def leaves_out(device: torch.device) -> bool:
+    """Whether pairs that make no difference are looked for; a GPU would wait for the answer."""
+    return device.type == "cpu"
+
+
+def find_near(sums: Float[Tensor, " a"]) -> Tensor | slice:
+    """Which anchors a block gives anything to; a slice where that are all of them."""
+    if not leaves_out(sums.device):
+        return slice(None)
+    near = torch.nonzero(sums > _NOTHING)[:, 0]
+    return slice(None) if len(near) == len(sums) else near
+
+
+def reach_of_soft_mask(width: float) -> float:
+    """Distance from which on squares of soft masks exp(-d^2 / width) make no difference."""
+    return math.sqrt(-_NEGLIGIBLE * width / 2)
+
+
+def iterate_blocks(length: int, count: int, device: torch.device) -> Iterator[slice]:
+    """Part pixels into blocks of so many pairs with `count` anchors."""
+    count = max(count, 1)
+    size = min(_CPU_BLOCK // count, _CPU_PIXELS) if device.type == "cpu" else _GPU_BLOCK // count
+    for start in range(0, length, max(size, 1)):
+        yield slice(start, min(start + max(size, 1), length))
 
 
 def sum_over_twins(
@@ -73,79 +147,6 @@ def sum_over_twins(
     return sums
 
 
-def reach_of_soft_mask(two_sigma_squared: float) -> float:
-    """Distance from which on squared soft masks make no difference."""
-    return math.sqrt(-_NEGLIGIBLE * two_sigma_squared / 2)
-
-
-class _Words(NamedTuple):
-    """What is no tensor of `sum_over_pairs`."""
-
-    pixels: Sequence[int]
-    anchors: Sequence[int]
-    two_sigma_squared: float
-    delta_dist: float
-
-    def blocks(self, device: torch.device) -> Iterator[tuple[int, slice, slice]]:
-        """Yield number of image, its anchors, and pixels of a block."""
-        start = 0
-        for image, (length, count) in enumerate(zip(self.pixels, self.anchors, strict=True)):
-            for part in _blocks(length, count, device):
-                yield image, slice(count), slice(start + part.start, start + part.stop)
-            start += length
-
-
-class _PairSums(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,  # noqa: ANN401
-        pixels: Tensor,
-        anchors: Tensor,
-        unlabeled: Tensor | None,
-        words: _Words,
-    ) -> Tensor:
-        ctx.save_for_backward(pixels, anchors, unlabeled)
-        ctx.words, ctx.near = words, []
-        width = words.two_sigma_squared / 2
-        reach = max(reach_of_soft_mask(words.two_sigma_squared), words.delta_dist)
-        sums = pixels.new_zeros(2, *anchors.shape[:2])
-        for image, used, part in words.blocks(pixels.device):
-            a, x = _centre(anchors[image, used], pixels[part])
-            squared = _squared_distances(a, x)
-            near = _find_near(squared.amin(dim=1), reach)
-            squared = squared[near]
-            if unlabeled is not None:
-                hinge, _ = _hinge(squared, words.delta_dist, unlabeled[part])
-                sums[1, image, used][near] += hinge.square_().sum(dim=1)
-            sums[0, image, used][near] += _soft(squared, width).sum(dim=1)
-            ctx.near.append(near)
-        return sums
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, slopes: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-        pixels, anchors, unlabeled = ctx.saved_tensors
-        words: _Words = ctx.words
-        width = words.two_sigma_squared / 2
-        for_pixels, for_anchors = torch.zeros_like(pixels), torch.zeros_like(anchors)
-        blocks = words.blocks(pixels.device)
-        for near, (image, used, part) in zip(ctx.near, blocks, strict=True):
-            a, x = _centre(anchors[image, used], pixels[part])
-            a = a[near]
-            by_soft, by_hinge = slopes[:, image, used, None][:, near]
-            squared = _squared_distances(a, x)
-            hinges = None
-            if unlabeled is not None:
-                # the derivative of max(delta - d, 0)^2 by d^2 is -max(delta - d, 0) / d
-                hinge, distance = _hinge(squared, words.delta_dist, unlabeled[part])
-                hinges = hinge.div_(distance).mul_(by_hinge)
-            weights = _soft(squared, width).mul_(by_soft / -width)
-            weights = weights if hinges is None else weights.sub_(hinges)
-            for_pixels[part], gradient = _gradients(weights, a, x)
-            for_anchors[image, used][near] += gradient
-        return for_pixels, for_anchors, None, None
-
-
 class _TwinSums(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -158,15 +159,13 @@ class _TwinSums(torch.autograd.Function):
         ctx.save_for_backward(f, g)
         ctx.words, ctx.near = (anchors, width), []
         sums = f.new_zeros(3, len(f), max(len(chosen) for chosen in anchors))
-        for image, part in _blocks_of_each(f, anchors):
-            chosen = anchors[image]
-            both = [_squared_distances(*_centre(e[image, chosen], e[image, part])) for e in (f, g)]
-            least = torch.minimum(*(squared.amin(dim=1) for squared in both))
-            near = _find_near(least, reach_of_soft_mask(width))
-            soft_f, soft_g = (_soft(squared[near], width) for squared in both)
-            products = soft_f * soft_g, soft_f.square_(), soft_g.square_()
-            sums[:, image, : len(chosen)][:, near] += torch.stack([p.sum(dim=1) for p in products])
-            ctx.near.append(near)
+        for image, chosen, twins in _each_image(f, g, anchors, width):
+            for part in iterate_blocks(f.shape[1], len(chosen), f.device):
+                (soft_f, _), (soft_g, _) = (_soften(e[image, part], a) for e, a in twins)
+                products = soft_f * soft_g, soft_f.square_(), soft_g.square_()
+                given = torch.stack([product.sum(dim=0) for product in products])
+                sums[:, image, : len(chosen)] += given
+                ctx.near.append(find_near(given.amax(dim=0)))
         return sums
 
     @staticmethod
@@ -175,72 +174,36 @@ class _TwinSums(torch.autograd.Function):
         f, g = ctx.saved_tensors
         anchors, width = ctx.words
         for_f = torch.zeros_like(f)
-        for near, (image, part) in zip(ctx.near, _blocks_of_each(f, anchors), strict=True):
-            chosen = anchors[image]
-            by_shared, by_square, _ = slopes[:, image, : len(chosen), None][:, near]
-            # the centre is that of all anchors: those that are near may be none
-            (a, x), (b, y) = (_centre(e[image, chosen], e[image, part]) for e in (f, g))
-            a, b, chosen = a[near], b[near], chosen[near]
-            soft_f = _soft(_squared_distances(a, x), width)
-            soft_g = _soft(_squared_distances(b, y), width)
-            # the derivative of by_shared s_f s_g + by_square s_f^2 by |x - a|^2
-            weights = soft_g.mul_(by_shared).add_(soft_f * (2 * by_square)).mul_(soft_f)
-            for_pixels, for_chosen = _gradients(weights.div_(-width), a, x)
-            for_f[image, part] += for_pixels
-            for_f[image].index_add_(0, chosen, for_chosen)
+        nears = iter(ctx.near)
+        for image, chosen, twins in _each_image(f, g, anchors, width):
+            for part in iterate_blocks(f.shape[1], len(chosen), f.device):
+                near = next(nears)
+                by_shared, by_square, _ = slopes[:, image, : len(chosen)][:, near]
+                (soft_f, rows), (soft_g, _) = (
+                    _soften(e[image, part], a.only(near)) for e, a in twins
+                )
+                # by |x - a|^2 the derivative of by_shared s_f s_g + by_square s_f^2 is -W / width
+                weights = soft_g.mul_(by_shared).addcmul_(soft_f, 2 * by_square).mul_(soft_f)
+                around = twins[0][1].only(near)
+                ones = torch.ones_like(by_shared)
+                for_pixels = lean_of_pixels(weights, ones, rows, around)
+                for_f[image, part] += for_pixels.mul_(2 / width)
+                for_anchors = lean_of_anchors(weights, rows, around).mul_(2 / width)
+                for_f[image].index_add_(0, chosen[near], for_anchors)
         return for_f, None, None, None
 
 
-def _blocks_of_each(f: Tensor, anchors: Sequence[Tensor]) -> Iterator[tuple[int, slice]]:
-    """Yield number of image and pixels of a block."""
+def _each_image(
+    f: Tensor, g: Tensor, anchors: Sequence[Tensor], width: float
+) -> Iterator[tuple[int, Tensor, tuple[tuple[Tensor, Anchors], tuple[Tensor, Anchors]]]]:
+    """Yield number of image, its anchors' pixels, and for f and g the embedding and anchors."""
     for image, chosen in enumerate(anchors):
-        for part in _blocks(f.shape[1], len(chosen), f.device):
-            yield image, part
+        if len(chosen):
+            of_f, of_g = (Anchors.of(e[image].index_select(0, chosen), width) for e in (f, g))
+            yield image, chosen, ((f, of_f), (g, of_g))
 
 
-def _blocks(length: int, count: int, device: torch.device) -> Iterator[slice]:
-    """Part pixels into blocks of so many pairs with `count` anchors; none without anchors."""
-    if not count:
-        return
-    size = min(_CPU_BLOCK // count, _CPU_PIXELS) if device.type == "cpu" else _GPU_BLOCK // count
-    for start in range(0, length, max(size, 1)):
-        yield slice(start, min(start + max(size, 1), length))
-
-
-def _centre(anchors: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Move both so that the anchors' mean is at the origin, which keeps digits."""
-    centre = anchors.mean(dim=0)
-    return anchors - centre, pixels - centre
-
-
-def _squared_distances(a: Tensor, x: Tensor) -> Tensor:  # (a, e), (n, e) -> (a, n)
-    """Squared distances as |a|^2 + |x|^2 - 2 a x, which rounding may bring below zero."""
-    lengths = a.square().sum(dim=1)[:, None] + x.square().sum(dim=1)
-    return lengths.addmm_(a, x.T, alpha=-2)
-
-
-def _find_near(least: Tensor, reach: float) -> Tensor | slice:
-    """Which anchors have their least squared distance in reach; a slice where all of them have."""
-    if least.device.type != "cpu":
-        return slice(None)
-    near = torch.nonzero(least < reach**2)[:, 0]
-    return slice(None) if len(near) == len(least) else near
-
-
-def _soft(squared: Tensor, width: float) -> Tensor:
-    """exp(-d^2 / width), in place."""
-    return squared.div_(-width).clamp_(_LEAST, 0.0).exp_()
-
-
-def _hinge(squared: Tensor, delta_dist: float, unlabeled: Tensor) -> tuple[Tensor, Tensor]:
-    """Hinges max(delta_dist - d, 0) at unlabeled pixels, and d, from squared distances."""
-    distance = squared.clamp_min(_TINY**2).sqrt_()
-    return (delta_dist - distance).clamp_min_(0.0).mul_(unlabeled), distance
-
-
-def _gradients(weights: Tensor, a: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients for pixels and anchors of the sum of W |x - a|^2, W being (a, n)."""
-    by_pixel, by_anchor = weights.sum(dim=0)[:, None], weights.sum(dim=1, keepdim=True)
-    for_pixels = (x * (2 * by_pixel)).addmm_(weights.T, a, alpha=-2)
-    for_anchors = (a * (2 * by_anchor)).addmm_(weights, x, alpha=-2)
-    return for_pixels, for_anchors
+def _soften(pixels: Tensor, anchors: Anchors) -> tuple[Tensor, Tensor]:
+    """Find soft masks, and the rows that they were made of."""
+    rows = anchors.rows(pixels)
+    return exp2_(anchors.log_soft(rows)), rows

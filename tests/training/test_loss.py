@@ -31,7 +31,6 @@ from spoco_zoo.training.loss import (
     pull,
     push,
     spoco_loss,
-    sum_for_instances,
     unlabeled_push,
 )
 from spoco_zoo.training.net import NetOutput
@@ -168,16 +167,8 @@ def find_beside(labels):
     ]
 
 
-def clusters_of(embedding, labels):
-    return find_clusters(embedding[None], labels[None])
-
-
-def instance_of(clusters, width, reduction="per_instance"):
-    return instance(clusters, sum_for_instances(clusters, width, 1.0)[0], width, reduction)
-
-
-def unlabeled_push_of(clusters, delta_dist):
-    return unlabeled_push(clusters, sum_for_instances(clusters, 1.0, delta_dist)[1])
+def clusters_of(embedding, labels, words=DEFAULTS):
+    return find_clusters(embedding[None], labels[None], words)
 
 
 def consistency_of(pair, labels, words, generator):
@@ -193,15 +184,13 @@ def foreground_of(logit, labels):
 
 
 def fast_terms(embedding, labels, words):
-    clusters = clusters_of(torch.from_numpy(embedding), torch.from_numpy(labels))
-    width = words.two_sigma_squared
-    soft_squared, hinges = sum_for_instances(clusters, width, words.delta_dist)
+    clusters = clusters_of(torch.from_numpy(embedding), torch.from_numpy(labels), words)
     return {
-        "pull": pull(clusters, words.delta_var),
+        "pull": pull(clusters),
         "push": push(clusters, words.delta_dist),
         "norm": norm(clusters),
-        "unlabeled_push": unlabeled_push(clusters, hinges),
-        "instance": instance(clusters, soft_squared, width, words.dice),
+        "unlabeled_push": unlabeled_push(clusters),
+        "instance": instance(clusters, words.dice),
     }
 
 
@@ -384,7 +373,7 @@ def test_the_soft_mask_is_a_half_at_delta_var():
     embedding = torch.tensor([[0.0, 0.5, -0.5, 9.0]], dtype=torch.float64)
     clusters = clusters_of(embedding, torch.tensor([3, UNLABELED, UNLABELED, UNLABELED]))
     # one pixel of 1, two of one half, one of nothing, against a mask of one pixel
-    dice = instance_of(clusters, DEFAULTS.two_sigma_squared)
+    dice = instance(clusters)
     assert dice.item() == pytest.approx(1 - 2 * 1 / (1 + 2 * 0.25 + 1), abs=1e-9)
 
 
@@ -393,9 +382,8 @@ def test_one_dice_an_instance_counts_small_ones_and_one_over_all_does_not():
     embedding = torch.zeros(1, 100, dtype=torch.float64)
     embedding[0, 98:] = torch.tensor([9.0, 11.0], dtype=torch.float64)  # the small one is torn
     clusters = clusters_of(embedding, labels)
-    width = DEFAULTS.two_sigma_squared
-    assert instance_of(clusters, width, "per_instance").item() > 0.3
-    assert instance_of(clusters, width, "joint").item() < 0.03
+    assert instance(clusters, "per_instance").item() > 0.3
+    assert instance(clusters, "joint").item() < 0.03
 
 
 # What each term leaves alone.
@@ -421,8 +409,9 @@ def test_pixels_within_the_margins_cost_nothing():
     labels = torch.tensor([1] * 4 + [2] * 4)
     embedding = torch.tensor([[0.49, -0.49, 0, 0, 4.3, 3.7, 4.0, 4.0]], dtype=torch.float64)
     clusters = clusters_of(embedding, labels)
-    assert pull(clusters, 0.5).item() == push(clusters, 2.0).item() == 0.0
-    assert pull(clusters, 0.25).item() > 0.0
+    assert pull(clusters).item() == push(clusters, 2.0).item() == 0.0
+    narrow = LossSettings(delta_var=0.25)
+    assert pull(clusters_of(embedding, labels, narrow)).item() > 0.0
     assert push(clusters, 2.1).item() == pytest.approx(0.2**2)
 
 
@@ -430,20 +419,20 @@ def test_unlabeled_pixels_exert_no_pull_and_no_push_on_means():
     embedding = torch.randn(3, 5, 6, generator=draws(1), dtype=torch.float64)
     labels = torch.randint(-1, 3, (5, 6), generator=draws(2))
     other = torch.where(labels == UNLABELED, embedding.flip(2) + 3, embedding)
-    for term, margin in ((pull, 0.5), (push, 2.0)):
+    for term in (pull, lambda clusters: push(clusters, 2.0)):
         leaf = embedding.clone().requires_grad_()
-        value = term(clusters_of(leaf, labels), margin)
+        value = term(clusters_of(leaf, labels))
         (gradient,) = torch.autograd.grad(value, leaf)
         assert value.item() > 0
         assert gradient[:, labels == UNLABELED].abs().max() == 0.0
         assert gradient[:, labels != UNLABELED].abs().max() > 0.0
-        assert term(clusters_of(other, labels), margin).item() == value.item()
+        assert term(clusters_of(other, labels)).item() == value.item()
 
 
 def test_unlabeled_push_leaves_background_alone_and_moves_pixels_out_of_instances():
     labels = torch.tensor([[1, 1, UNLABELED, BACKGROUND]])
     embedding = torch.tensor([[[0.0, 0.0, 1.0, 0.9]]], dtype=torch.float64).requires_grad_()
-    value = unlabeled_push_of(clusters_of(embedding, labels), 2.0)
+    value = unlabeled_push(clusters_of(embedding, labels, LossSettings(delta_dist=2.0)))
     (gradient,) = torch.autograd.grad(value, embedding)
     assert value.item() == pytest.approx(1.0)
     assert gradient[0, 0].tolist() == pytest.approx([1.0, 1.0, -2.0, 0.0])
@@ -516,19 +505,20 @@ LABELS = torch.tensor([[0, 0, 1, 1, -1], [2, 2, 1, -1, -1], [2, 0, 0, 3, -1]])
 @pytest.mark.parametrize(
     "term",
     [
-        lambda c: pull(c, 0.5),
+        pull,
         lambda c: push(c, 2.0),
         norm,
-        lambda c: unlabeled_push_of(c, 2.0),
-        lambda c: instance_of(c, 1.5, "per_instance"),
-        lambda c: instance_of(c, 1.5, "joint"),
+        unlabeled_push,
+        lambda c: instance(c, "per_instance"),
+        lambda c: instance(c, "joint"),
     ],
     ids=["pull", "push", "norm", "unlabeled_push", "instance", "instance_joint"],
 )
 def test_gradients_of_the_supervised_terms_are_right(term, seed):
     embedding = leaf_of(seed)
-    assert term(clusters_of(embedding, LABELS)).item() > 0
-    assert gradcheck(lambda e: term(clusters_of(e, LABELS)), embedding)
+    wide = LossSettings(delta_dist=2.0, kernel_threshold=0.85)  # soft masks of a width of 1.5
+    assert term(clusters_of(embedding, LABELS, wide)).item() > 0
+    assert gradcheck(lambda e: term(clusters_of(e, LABELS, wide)), embedding)
 
 
 @pytest.mark.parametrize("dice", ["per_instance", "joint"])
@@ -889,7 +879,7 @@ def test_memory_grows_with_the_pixels_and_not_with_pixels_times_instances(dice):
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             terms = spoco_loss(output, twin, labels, LossSettings(dice=dice), each(labels))
         terms.total.backward()
-    assert find_clusters(embedding.detach(), labels).exists[0, 2:].sum() == count
+    assert find_clusters(embedding.detach(), labels, DEFAULTS).exists[0, 2:].sum() == count
     # one block of pairs at any moment, and of that nothing from forward to backward
     assert sizes.largest == pixels * dims
     assert sum(tensor.numel() for tensor in saved.values()) < pixels * count / 2

@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from spoco_zoo.spec import LossSettings
-from spoco_zoo.training import loss, pairs
+from spoco_zoo.training import clusters, loss, pairs
 from spoco_zoo.training.anchors import draw_anchors
 from spoco_zoo.training.loss import BACKGROUND, UNLABELED, spoco_loss
 from spoco_zoo.training.net import NetOutput
@@ -165,18 +165,19 @@ def test_what_is_left_out_on_the_cpu_makes_no_difference(batch, monkeypatch):
     """With all pairs, as on a GPU, the loss is the same; without, most of them are left out."""
     evaluated = {"all": 0, "near": 0}
     side = "near"
-    find_near = pairs._find_near
+    log_soft = pairs.Anchors.log_soft
 
-    def count_near(least, reach):
-        near = slice(None) if side == "all" else find_near(least, reach)
-        evaluated[side] += least[near].numel()
-        return near
+    def count_pairs(anchors, rows):
+        logs = log_soft(anchors, rows)
+        evaluated[side] += logs.numel()
+        return logs
 
     monkeypatch.setattr(pairs, "_CPU_BLOCK", 2000)
-    monkeypatch.setattr(pairs, "_find_near", count_near)
+    monkeypatch.setattr(pairs.Anchors, "log_soft", count_pairs)
     near, _, _ = both_losses(BATCHES[batch], "trained", LossSettings(), monkeypatch)
     side = "all"
-    monkeypatch.setattr(loss, "_find_alone", lambda c, _: torch.zeros_like(c.is_unlabeled))
+    for module in (pairs, clusters):
+        monkeypatch.setattr(module, "leaves_out", lambda device: False)
     whole, _, _ = both_losses(BATCHES[batch], "trained", LossSettings(), monkeypatch)
     # a matrix product gives fewer digits of small distances than differences do
     assert near[0] == pytest.approx(whole[0], abs=1e-5)
@@ -187,8 +188,8 @@ def test_what_is_left_out_on_the_cpu_makes_no_difference(batch, monkeypatch):
 
 
 def test_far_embeddings_give_no_numbers_that_are_slow_to_compute_with():
-    squared = torch.tensor([0.0, 1.0, 90.0, 1e6])
-    soft = pairs._soft(squared.clone(), 1.0)
+    logs = torch.tensor([0.0, 1.0, 90.0, 1e6]) / -math.log(2)
+    soft = pairs.exp2_(logs)
     assert soft[:2].tolist() == pytest.approx([1.0, math.exp(-1)])
     # as small as may be, and still far from the least normal number, 1e-38
     assert (soft[2:] < 1e-17).all()
