@@ -157,6 +157,8 @@ class _Run:
         run = _Run(spec, folder, ranks, device, pair, trained, optimizer, precision)
         run.started_from = started_from
         if options.resume:
+            if options.start is not None:
+                options.on_note(f"{options.start} is passed over: the run goes on where it stopped")
             run._load()
         else:
             ranks.first(run._refuse_taken)

@@ -486,6 +486,14 @@ def test_a_damaged_list_of_instances_is_told(discs, tmp_path):
         )
 
 
+def test_weights_to_start_from_are_passed_over_in_resuming_and_that_is_said(whole, discs, tmp_path):
+    folder, notes = tmp_path / "run", []
+    run(make_spec(), discs, folder, **stop_at(1))
+    words = {"resume": True, "start": whole[0], "on_note": notes.append, **stop_at(1)}
+    assert run(make_spec(), discs, folder, **words).step == 2
+    assert notes == [f"{whole[0]} is passed over: the run goes on where it stopped"]
+
+
 def test_resuming_with_other_data_is_refused(discs, tmp_path):
     folder, other = tmp_path / "run", tmp_path / "data"
     run(make_spec(), discs, folder, **stop_at(1))
