@@ -18,7 +18,7 @@ from jaxtyping import Int32, Int64
 from spoco_zoo.errors import ImageError
 from spoco_zoo.geojson import read_geojson
 from spoco_zoo.imagej_rois import read_rois
-from spoco_zoo.images import OUTLINE_SUFFIXES, read_labels
+from spoco_zoo.images import OUTLINE_SUFFIXES, read_label_states
 from spoco_zoo.labels import KNOWN_BACKGROUND, UNLABELED
 from spoco_zoo.polygons import Box, Mask, Outline, fill
 
@@ -33,21 +33,21 @@ def read_painted(
     """Read labels as somebody painted them: a label image, or outlines.
 
     Args:
-        path: What `read_labels` or `read_annotations` takes.
+        path: What `read_label_states` or `read_annotations` takes.
         shape: Of the image, which outlines are painted into; a label image keeps its own.
         background_label: The number that means known background in a label image.
 
     Returns:
         Instances above 0; 0 where nothing was painted; KNOWN_BACKGROUND; UNLABELED where
-        outlines say to ignore.
+        outlines say to ignore, or a label image holds -1.
 
     Raises:
-        ImageError: As `read_labels` and `read_annotations`.
+        ImageError: As `read_label_states` and `read_annotations`.
         MissingExtraError: As `read_annotations`.
     """
     if path.suffix.lower() in OUTLINE_SUFFIXES:
         return read_annotations(path, shape).astype(np.int64)
-    labels = read_labels(path).astype(np.int64)
+    labels = read_label_states(path).astype(np.int64)
     if background_label is not None:
         labels[labels == background_label] = KNOWN_BACKGROUND
     return labels

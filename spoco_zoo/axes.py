@@ -59,6 +59,12 @@ def order_axes(
         if sorted(names) in (sorted("YX"), sorted("CYX"), sorted("ZYX"), sorted("CZYX")):
             order = [keep[names.index(a)] for a in "CZYX" if a in names]
             return (*order,) if "C" in names else (None, *order)
+        if n_axes == 2 and "Z" not in names and set(names) & set("IT"):
+            raise ImageError(
+                f"{path}: axes are {axes} of shape {sizes}, with planes that are no channels by "
+                "their name: expected y and x alone, or with channels; name the channels, split a "
+                "time series into files, or take a network for volumes"
+            )
         raise ImageError(
             f"{path}: axes are {axes} of shape {sizes}: expected y and x, "
             "with z for a volume and at most one channel axis; split a time series into files"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from spoco_zoo.errors import SettingError
 from spoco_zoo.terminal import console
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ def inspect(
     from spoco_zoo.files import refuse_existing
     from spoco_zoo.spec import load_spec
 
+    if out is not None and out.suffix.lower() != ".png":
+        raise SettingError(f"--out is {out}: expected a name that ends in .png")
     if out is not None:
         refuse_existing(out, overwrite=overwrite)
     recipe = None if spec is None else load_spec(spec)

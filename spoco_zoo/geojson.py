@@ -105,8 +105,9 @@ def _shape_of(
         case "MultiPolygon":
             parts = _list(path, name, geometry.get("coordinates"))
         case other:
+            what = f"is a {other}" if other else "has no geometry"
             raise ImageError(
-                f"{path}: {name} is a {other}: expected a Polygon or MultiPolygon around an "
+                f"{path}: {name} {what}: expected a Polygon or MultiPolygon around an "
                 "object; delete it or draw around the object"
             )
     polygons = tuple(

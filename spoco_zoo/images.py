@@ -17,6 +17,7 @@ from jaxtyping import Integer, UInt32
 from spoco_zoo.axes import kept_axes, order_axes
 from spoco_zoo.errors import ImageError
 from spoco_zoo.files import write_whole
+from spoco_zoo.labels import check_label_states, check_labels
 
 SUFFIXES = (".tif", ".tiff", ".png", ".npy")
 SOFTWARE = "spoco-zoo"  # the mark of our label images among all TIFFs
@@ -88,7 +89,21 @@ def read_labels(path: Path) -> UInt32[np.ndarray, "*space"]:
     Raises:
         ImageError: As `read_image`; also for labels that are fractional, negative or in colour.
     """
-    values, axes, _ = _read_array(Path(path), as_labels=True)
+    return check_labels(_read_numbers(Path(path)), str(path))
+
+
+def read_label_states(path: Path) -> Integer[np.ndarray, "*space"]:
+    """Read a label image in which -1 may stand for pixels that nobody looked at.
+
+    Raises:
+        ImageError: As `read_labels`, but for -1.
+    """
+    return check_label_states(_read_numbers(Path(path)), str(path))
+
+
+def _read_numbers(path: Path) -> np.ndarray:
+    """Read what a label file holds, which may not be labels."""
+    values, axes, _ = _read_array(path, as_labels=True)
     keep, names = kept_axes(values.shape, axes)
     values = values.reshape([values.shape[n] for n in keep])
     if names is None:
@@ -100,33 +115,7 @@ def read_labels(path: Path) -> UInt32[np.ndarray, "*space"]:
             f"{path}: label shape is {values.shape}: expected (y, x) or (z, y, x) with one "
             "integer a pixel; a colour picture holds no labels"
         )
-    return check_labels(values, str(path))
-
-
-def check_labels(values: np.ndarray, name: str) -> UInt32[np.ndarray, "*space"]:
-    """Return labels as uint32, or refuse them.
-
-    Raises:
-        ImageError: Labels are not integers, negative, or above the range of uint32.
-    """
-    if values.dtype == bool:
-        values = values.astype(np.uint8)
-    if values.dtype.kind not in "ui":
-        raise ImageError(
-            f"{name}: labels are {values.dtype}: expected integers, 0 for no instance; "
-            "save them as 16 or 32 bit integers"
-        )
-    if values.size and values.dtype.kind == "i" and values.min() < 0:
-        raise ImageError(
-            f"{name}: the lowest label is {values.min()}: expected 0 or more; "
-            "renumber the labels from 0"
-        )
-    if values.size and values.max() > np.iinfo(np.uint32).max:
-        raise ImageError(
-            f"{name}: the highest label is {values.max()}: expected at most "
-            f"{np.iinfo(np.uint32).max}; renumber the labels from 0"
-        )
-    return values.astype(np.uint32)
+    return values
 
 
 def write_labels(
@@ -312,7 +301,8 @@ def _read_array(
     except ImageError:
         raise
     except Exception as error:  # a damaged file can make a decoder raise anything
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        told = next(iter(str(error).splitlines()), "")
+        reason = told if any(map(str.isalpha, told)) else type(error).__name__
         raise ImageError(
             f"{path}: cannot be read as {suffix[1:].upper()} ({reason}): "
             "open it in Fiji and save it again"

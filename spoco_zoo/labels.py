@@ -1,4 +1,4 @@
-"""What is true of label images: consecutive ids, connected instances, no specks.
+"""What is true of label images: whole ids, consecutive ones, connected instances, no specks.
 
 A label image holds one integer a pixel, 0 where there is no instance. Every function returns a
 new array and leaves its argument alone, unless it says so. Stitching of neighbouring blocks is not
@@ -11,6 +11,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int, Integer, Shaped, UInt32
+
+from spoco_zoo.errors import ImageError
 
 Labels = UInt32[np.ndarray, "*space"]
 
@@ -27,6 +29,45 @@ def load_libraries() -> None:
     import cc3d  # noqa: F401
     import scipy.ndimage
     import scipy.sparse.csgraph  # noqa: F401
+
+
+def check_labels(values: np.ndarray, name: str) -> UInt32[np.ndarray, "*space"]:
+    """Return labels as uint32, or refuse them.
+
+    Raises:
+        ImageError: Labels are not integers, negative, or above the range of uint32.
+    """
+    if values.dtype == bool:
+        values = values.astype(np.uint8)
+    if values.dtype.kind not in "ui":
+        raise ImageError(
+            f"{name}: labels are {values.dtype}: expected integers, 0 for no instance; "
+            "save them as 16 or 32 bit integers"
+        )
+    if values.size and values.dtype.kind == "i" and values.min() < 0:
+        raise ImageError(
+            f"{name}: the lowest label is {values.min()}: expected 0 or more; "
+            "renumber the labels from 0"
+        )
+    if values.size and values.max() > np.iinfo(np.uint32).max:
+        raise ImageError(
+            f"{name}: the highest label is {values.max()}: expected at most "
+            f"{np.iinfo(np.uint32).max}; renumber the labels from 0"
+        )
+    return values.astype(np.uint32)
+
+
+def check_label_states(values: np.ndarray, name: str) -> Integer[np.ndarray, "*space"]:
+    """Check labels in which -1 may stand for pixels that nobody looked at.
+
+    Raises:
+        ImageError: As `check_labels`, but for -1.
+    """
+    if values.dtype.kind == "i" and values.size and values.min() == UNLABELED:
+        is_unknown = values == UNLABELED
+        ids = check_labels(np.where(is_unknown, 0, values), name)
+        return np.where(is_unknown, UNLABELED, ids.astype(np.int64))
+    return check_labels(values, name)
 
 
 def relabel(labels: Integer[np.ndarray, "*space"]) -> Labels:

@@ -245,6 +245,12 @@ def test_label_images_are_read_as_before_and_one_number_may_be_background(tmp_pa
     assert painted.tolist() == [[0, 7, KNOWN_BACKGROUND], [3, 0, KNOWN_BACKGROUND]]
 
 
+def test_minus_one_in_a_label_image_is_where_nobody_looked(tmp_path):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.array([[0, -1, 5]], np.int16))
+    assert read_painted(path, (1, 3)).tolist() == [[0, UNLABELED, 5]]
+
+
 def test_numbers_of_outlines_are_no_background(tmp_path):
     path = write(tmp_path, box(0, 0, 2, 2), box(5, 5, 2, 2))
     painted = read_painted(path, (10, 12), 2)

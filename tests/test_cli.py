@@ -833,7 +833,7 @@ def test_from_images_to_scores(call, nuclei_data, tiny_spec, tmp_path, monkeypat
     other = call("train", nuclei_data, "-o", run, "--resume", "--seed", 6)
     assert (other.code, other.out) == (1, "")
     assert other.err.endswith(
-        f"Error: {run}: was started with other settings than these: "
+        f"Error: {run}: was started with other settings, schedule.seed was 5 and is 6: "
         "resume with the spec and flags of its start\n"
     )
 

@@ -59,11 +59,13 @@ def test_it_prints_what_would_be_read(call, data):
     assert [line for line in lines if " │ " in line] == [
         line.rstrip() for line in TABLE.splitlines()
     ]
-    end = lines.index("Warning: train: 1 of 2 images have no instance (b)")
+    end = lines.index("Warning: train: 1 of 2 images have the same value in every pixel (b)")
     assert lines[end:] == [
+        "Warning: train: 1 of 2 images have the same value in every pixel (b)",
         "Warning: train: 1 of 2 images have no instance (b)",
         "Warning: train: 2 of 2 images have fewer pixels than the crop [128, 128], so are "
         "mirrored (a, b)",
+        "Warning: val is missing: training needs some labelled images there",
         "For the spec:",
         "net.dimensions: 2",
         "schedule.crop: [40, 56]",
@@ -98,6 +100,11 @@ def test_a_sheet_is_drawn_and_not_written_over(call, data, tmp_path):
         f"Error: {sheet}: exists already: choose another name or add --overwrite\n"
     )
     assert sheet.read_bytes() == before
+    result = call("inspect", data, "-o", tmp_path / "sheet.tif")
+    assert (result.code, result.out) == (1, "")
+    assert result.err == (
+        f"Error: --out is {tmp_path / 'sheet.tif'}: expected a name that ends in .png\n"
+    )
     assert call("inspect", data, "-o", sheet, "--overwrite").code == 0
 
 

@@ -167,11 +167,18 @@ def test_json_that_is_no_geojson_is_refused(tmp_path, words):
     )
 
 
-@pytest.mark.parametrize("kind", ["Point", "LineString", "GeometryCollection", None])
+@pytest.mark.parametrize("kind", ["Point", "LineString", "GeometryCollection"])
 def test_what_is_no_area_is_refused_by_name(tmp_path, kind):
     one = feature([1, 1], kind, {"name": "x"})
     assert refuse(write(tmp_path, one)) == (
         f"feature 1 'x' is a {kind}: expected a Polygon or MultiPolygon around an object; "
+        "delete it or draw around the object"
+    )
+
+
+def test_a_feature_without_geometry_is_refused(tmp_path):
+    assert refuse(write(tmp_path, feature([1, 1], None, {"name": "x"}))) == (
+        "feature 1 'x' has no geometry: expected a Polygon or MultiPolygon around an object; "
         "delete it or draw around the object"
     )
 

@@ -15,7 +15,6 @@ from PIL import Image as PillowImage
 
 from spoco_zoo.errors import ImageError, OutputError
 from spoco_zoo.images import (
-    check_labels,
     find_images,
     pair_files,
     read_image,
@@ -23,6 +22,7 @@ from spoco_zoo.images import (
     stem_of,
     write_labels,
 )
+from spoco_zoo.labels import check_labels
 
 SHAPES = [(7, 9), (5, 7, 9)]
 DTYPES = [np.uint8, np.uint16, np.int16, np.uint32, np.float32, np.float64]
@@ -616,7 +616,7 @@ def test_pixels_that_are_no_image_are_refused(tmp_path, pixels, problem):
 
 @pytest.mark.parametrize(
     ("axes", "shape", "n_axes"),
-    [("TYX", (5, 7, 9), 2), ("TYX", (5, 7, 9), None), ("TZYX", (5, 6, 7, 9), 3)],
+    [("TYX", (5, 7, 9), None), ("TZYX", (5, 6, 7, 9), 2), ("TZYX", (5, 6, 7, 9), 3)],
 )
 def test_a_time_series_is_refused(tmp_path, axes, shape, n_axes):
     path = tiff(tmp_path, ramp(*shape), imagej=True, metadata={"axes": axes})
@@ -626,11 +626,22 @@ def test_a_time_series_is_refused(tmp_path, axes, shape, n_axes):
     )
 
 
-def test_many_unnamed_planes_are_no_image(tmp_path):
-    path = tiff(tmp_path, ramp(6, 7, 9), photometric="minisblack", metadata=None)
+@pytest.mark.parametrize("axes", ["IYX", "TYX"])
+def test_many_planes_are_no_image_unless_they_are_channels_by_name(tmp_path, axes):
+    words = {"metadata": None} if axes == "IYX" else {"imagej": True, "metadata": {"axes": axes}}
+    path = tiff(tmp_path, ramp(6, 7, 9), photometric="minisblack", **words)
     assert refused_image(path, 2) == (
-        f"{path}: axes are IYX of shape (6, 7, 9): expected y and x, "
-        "with z for a volume and at most one channel axis; split a time series into files"
+        f"{path}: axes are {axes} of shape (6, 7, 9), with planes that are no channels by their "
+        "name: expected y and x alone, or with channels; name the channels, split a time series "
+        "into files, or take a network for volumes"
+    )
+
+
+def test_a_reason_without_words_is_not_told(tmp_path):
+    path = tmp_path / "a.tif"
+    path.write_bytes(b"II*\0garbage")  # the library says no more than 0
+    assert refused_image(path) == (
+        f"{path}: cannot be read as TIF (IndexError): open it in Fiji and save it again"
     )
 
 

@@ -149,8 +149,8 @@ def test_a_finished_run_is_told_with_its_numbers_and_examples(make_folder, read_
         with Image.open(BytesIO(base64.b64decode(source.partition(",")[2]))) as image:
             assert max(image.size) <= 384
     assert page.text.index("Where it fails") < page.text.index("d AP 0.00")
-    assert page.text.index("d AP 0.00") < page.text.index("Where it works")
-    assert page.text.index("Where it works") < page.text.index("b AP 1.00")
+    assert page.text.index("d AP 0.00") < page.text.index("Where it works best")
+    assert page.text.index("Where it works best") < page.text.index("b AP 1.00")
 
 
 def test_the_same_run_gives_the_same_page_byte_for_byte(make_folder, tmp_path):
@@ -219,6 +219,22 @@ def test_few_instances_used_and_unlabelled_zero_are_told(make_folder, read_page)
 
 def titles(folder):
     return [hint.title for hint in find_hints(read_run(folder))]
+
+
+@pytest.mark.parametrize(("end", "warmup"), [(100, 100), (60, 101)])
+def test_a_training_that_saw_its_full_rate_or_goes_on_is_not_called_short(make_folder, end, warmup):
+    words = {"schedule": {"steps": 100, "warmup_steps": warmup}}
+    assert "The training ended as it began" not in titles(make_folder(words=words, end=end))
+
+
+def test_a_training_that_ended_within_its_warmup_is_told_first(make_folder):
+    words = {"schedule": {"steps": 100, "warmup_steps": 101}}
+    folder = make_folder(images=MIXED, words=words)
+    assert find_hints(read_run(folder))[0] == (
+        "The training ended as it began",
+        "The learning rate rises for 101 steps (schedule.warmup_steps), and 100 steps were taken: "
+        "all else on this page says little. Train with more --steps.",
+    )
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ The layout is told from what is there, or named in the spec. Not here: what labe
 loss (`training.samples`), and what is told about them to people (`inspection`).
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -20,7 +21,7 @@ from spoco_zoo.datasets.source import Box, Part, Source
 from spoco_zoo.errors import ImageError
 from spoco_zoo.spec import DataSettings, Layout
 
-__all__ = ["Box", "Part", "Source", "find_pairs", "recognize"]
+__all__ = ["Box", "Part", "Source", "expect_alike", "find_pairs", "recognize"]
 
 _RATIO = 2.0  # crops are scaled by 0.7 to 1.4 in training, which spans a factor of 2
 
@@ -53,7 +54,7 @@ def find_pairs(
             sources = cvppp.find_in_hdf5(root, split, settings, n_axes)
         case "cityscapes":
             sources = cityscapes.find(root, split, settings, n_axes)
-    _compare(sources)
+    expect_alike(sources)
     return sources
 
 
@@ -90,8 +91,12 @@ def recognize(root: Path, split: str) -> Layout:
 _OTHERS = [name for name in get_args(Layout) if name not in ("folders", "hdf5")]
 
 
-def _compare(sources: list[Source]) -> None:
-    """Refuse images that one network cannot learn from together."""
+def expect_alike(sources: Sequence[Source]) -> None:
+    """Refuse images that one network cannot learn from together.
+
+    Raises:
+        ImageError: They differ in channels or axes, or in pixel size by more than a factor of 2.
+    """
     first = sources[0]
     sized = next((source for source in sources if source.scale_um is not None), first)
     for source in sources:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Integer
 
-from spoco_zoo.datasets.layouts import join
+from spoco_zoo.datasets.layouts import expect_subsets, join, told_subsets
 from spoco_zoo.datasets.pictures import load_numbers, load_rgb, picture_size
 from spoco_zoo.datasets.source import Part, Source
 from spoco_zoo.errors import ImageError
@@ -39,12 +39,16 @@ def find(root: Path, split: str, settings: DataSettings, n_axes: int | None) -> 
     """List the images of a split, by city and name.
 
     Raises:
-        ImageError: There are none, or one has no ground truth.
+        ImageError: There are none, one has no ground truth, or a city is named that there
+            is not.
     """
     folder = root / "leftImg8bit" / split
+    cities = (path.name for path in (root / "leftImg8bit").glob("*/*") if path.is_dir())
+    expect_subsets(root, settings.subsets, cities)
     found = sorted(path for path in folder.glob(f"*/*{_IMAGE}") if _is_wanted(path, settings))
     if not found:
-        raise ImageError(f"{folder}: no image found: expected CITY/*{_IMAGE}")
+        where = told_subsets(settings.subsets)
+        raise ImageError(f"{folder}: no image found{where}: expected CITY/*{_IMAGE}")
     classes = tuple(_CLASSES[name] for name in settings.classes or EVALUATED)
     return [_open(root, split, path, classes, n_axes) for path in found]
 

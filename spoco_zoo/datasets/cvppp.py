@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Integer
 
 from spoco_zoo.datasets.hdf5 import import_h5py, open_file, open_set
-from spoco_zoo.datasets.layouts import join
+from spoco_zoo.datasets.layouts import expect_subsets, join, told_subsets
 from spoco_zoo.datasets.pictures import load_numbers, load_rgb, picture_size
 from spoco_zoo.datasets.source import Part, Source
 from spoco_zoo.errors import ImageError
@@ -47,8 +47,11 @@ def find(root: Path, split: str, settings: DataSettings, n_axes: int | None) -> 
     """List the plants of a split.
 
     Raises:
-        ImageError: There are none, or one has neither labels nor foreground.
+        ImageError: There are none, one has neither labels nor foreground, labels have no image,
+            or a folder is named that there is not.
     """
+    named = [name for name in settings.subsets or () if name != root.name]
+    expect_subsets(root, named, _list_folders(root))
     folder, is_ours = root / split, False
     if not folder.is_dir() and split == "test":
         folder = root / "testing"
@@ -57,8 +60,10 @@ def find(root: Path, split: str, settings: DataSettings, n_axes: int | None) -> 
     found = _list_plants(folder, settings.subsets)
     if not found:
         raise ImageError(
-            f"{folder}: no plant found: expected A1/plant001_rgb.png and A1/plant001_label.png"
+            f"{folder}: no plant found{told_subsets(settings.subsets)}: expected "
+            "A1/plant001_rgb.png and A1/plant001_label.png"
         )
+    _refuse_lonely(found)
     keys = sorted(found, key=_order)
     chosen = _part_of(split, keys, folder) if is_ours else keys
     return [_open(name, found[name], n_axes) for name in chosen]
@@ -70,7 +75,8 @@ def find_in_hdf5(
     """List the plants of a split of the HDF5 files.
 
     Raises:
-        ImageError: There are none, or one has neither labels nor foreground.
+        ImageError: There are none, one has neither labels nor foreground, labels have no image,
+            or a folder is named that there is not.
         MissingExtraError: h5py is not installed.
     """
     import_h5py()
@@ -79,6 +85,7 @@ def find_in_hdf5(
     images = sorted(root.glob(f"*{word}_images.h5"))
     if not images:
         raise ImageError(f"{root}: no file ends in {word}_images.h5: expected CVPPP 2017 as HDF5")
+    expect_subsets(root, settings.subsets, _list_groups(root))
     truth = sorted(root.glob(f"*{word}_truth.h5"))
     held: dict[str, tuple[Path, str]] = {}
     plants: list[str] = []
@@ -92,8 +99,15 @@ def find_in_hdf5(
                         if wanted and f"{name}/{kind}" in file:
                             held[f"{name}/{kind}"] = (path, f"/{name}/{kind}")
                             plants += [name] if kind == "rgb" else []
+    for place in held:
+        if place.endswith("/label") and f"{place.removesuffix('label')}rgb" not in held:
+            path, key = held[place]
+            raise _no_image(f"{path}:{key}", f"{key.removesuffix('label')}rgb")
     if not plants:
-        raise ImageError(f"{images[0]}: no plant found: expected data sets like /A1/plant001/rgb")
+        where = told_subsets(settings.subsets)
+        raise ImageError(
+            f"{images[0]}: no plant found{where}: expected data sets like /A1/plant001/rgb"
+        )
     keys = sorted(plants, key=_order)
     chosen = keys if split == "test" else _part_of(split, keys, root)
     return [_open_sets(name, held, n_axes) for name in chosen]
@@ -113,6 +127,32 @@ def _list_plants(folder: Path, subsets: Iterable[str] | None) -> dict[str, Path]
             if _RGB.fullmatch(path.name):
                 found[prefix + path.name[: -len("_rgb.png")]] = path
     return found
+
+
+def _list_folders(root: Path) -> list[str]:
+    """Name all folders that may hold plants, of any split."""
+    splits = [root / name for name in ("train", "val", "test", "training", "testing")]
+    inner = [path for place in (root, *splits) if place.is_dir() for path in place.iterdir()]
+    return [path.name for path in inner if path.is_dir() and path not in splits]
+
+
+def _list_groups(root: Path) -> list[str]:
+    """Name all groups of the HDF5 files that may hold plants, of any split."""
+    groups: list[str] = []
+    for path in sorted(root.glob("*_images.h5")):
+        with open_file(path) as file:
+            groups += list(file)
+    return groups
+
+
+def _refuse_lonely(found: dict[str, Path]) -> None:
+    """Refuse labels without a picture, which may have been lost."""
+    stems = {(path.parent, path.name[: -len("_rgb.png")]) for path in found.values()}
+    for folder in sorted({folder for folder, _ in stems}):
+        for path in sorted(folder.glob("plant*_label.png")):
+            stem = path.name.removesuffix("_label.png")
+            if (folder, stem) not in stems:
+                raise _no_image(str(path), f"{stem}_rgb.png")
 
 
 def _order(name: str) -> tuple[str, int]:
@@ -179,6 +219,12 @@ def _open_sets(name: str, held: dict[str, tuple[Path, str]], n_axes: int | None)
 
 def _no_labels(path: Path | str, label: str, foreground: str) -> ImageError:
     return ImageError(f"{path}: has neither {label} nor {foreground} beside it: add one of them")
+
+
+def _no_image(where: str, name: str) -> ImageError:
+    return ImageError(
+        f"{where}: has no image: expected {name}; copy it again, or delete the labels"
+    )
 
 
 def _load_foreground(path: Path) -> Integer[np.ndarray, "y x"]:

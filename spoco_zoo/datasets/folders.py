@@ -24,6 +24,8 @@ from spoco_zoo.images import (
     stem_of,
 )
 
+_LABEL_SUFFIXES = (*SUFFIXES, *OUTLINE_SUFFIXES)
+
 
 def find(folder: Path, n_axes: int | None) -> list[Source]:
     """Pair `folder/images` with `folder/labels`.
@@ -39,8 +41,25 @@ def find(folder: Path, n_axes: int | None) -> list[Source]:
         pairs = [(path, ome_zarr.find_labels(path)) for path in found]
     else:
         _expect_folder(labels)
-        pairs = pair_by_stem(images, labels, found, _list(labels, (*SUFFIXES, *OUTLINE_SUFFIXES)))
+        pairs = pair_by_stem(images, labels, found, _list(labels, _LABEL_SUFFIXES))
     return [_open(image, label, n_axes) for image, label in pairs]
+
+
+def list_unread(folder: Path) -> list[str]:
+    """Name what is passed over in `folder/images` and `folder/labels`, but for hidden files.
+
+    Args:
+        folder: A split.
+    """
+    names = []
+    for place, suffixes in (("images", SUFFIXES), ("labels", _LABEL_SUFFIXES)):
+        if (folder / place).is_dir():
+            names += [
+                f"{place}/{path.name}"
+                for path in sorted((folder / place).iterdir())
+                if not (is_image(path, suffixes) or _is_zarr(path) or path.name.startswith("."))
+            ]
+    return names
 
 
 def _open(image_path: Path, label_path: Path, n_axes: int | None) -> Source:

@@ -32,6 +32,16 @@ def list_files(folder: Path) -> list[Path]:
     )
 
 
+def list_unread(folder: Path) -> list[str]:
+    """Name what lies beside the HDF5 files of a folder, but for hidden files."""
+    known = set(list_files(folder))
+    return sorted(
+        path.name
+        for path in folder.iterdir()
+        if path not in known and not path.name.startswith(".")
+    )
+
+
 def find(folder: Path, settings: DataSettings, n_axes: int | None) -> list[Source]:
     """Open every HDF5 file of a folder as one source.
 
@@ -108,7 +118,13 @@ def _open(path: Path, settings: DataSettings, n_axes: int | None) -> Source:
     label = open_set(path, settings.hdf5_label)
     where = [f"{path}:{key}" for key in (settings.hdf5_raw, settings.hdf5_label)]
     label_order = _order_labels(label.shape, n_axes, where[1])
-    order = _order_image(raw.shape, len(label_order), where[0])
+    space = tuple(label.shape[axis] for axis in label_order)
+    if raw.shape[:-1] == space and raw.shape[-len(space) :] != space:
+        raise ImageError(
+            f"{where[0]}: shape is {raw.shape}, with channels last: expected them first; move that "
+            "axis and write the file again"
+        )
+    order = _order_image(raw.shape, len(space), where[0])
     image, labels = (
         Part(
             name,

@@ -1,12 +1,13 @@
 """What would be read from a folder, told to people before they train: counts, sizes, advice.
 
-Everything is measured on the labels as they are; each image is gone through once, in slabs. The
-advice is a starting point from the sizes of the instances and of a pixel, not a law.
+Everything is measured on pixels and labels as they are; each image is gone through once, in
+slabs. The advice is a starting point from the sizes of the instances and of a pixel, not a law.
 """
 
 import math
+import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int, Integer
 
-from spoco_zoo.datasets import Source, find_pairs, recognize
+from spoco_zoo.datasets import Source, find_pairs, folders, hdf5, recognize
 from spoco_zoo.datasets.advice import suggest_crop, suggest_pooling
 from spoco_zoo.errors import ImageError
 from spoco_zoo.labels import UNLABELED
@@ -36,6 +37,8 @@ class Measured:
     slivers: int  # instances that lie within one layer of pixels at the border
     zero: int  # pixels of label 0
     unknown: int  # pixels of label -1
+    is_flat: bool  # all pixels have one value
+    checksum: int  # of the pixels
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +47,7 @@ class Split:
 
     name: str
     images: tuple[Measured, ...]
+    unread: tuple[str, ...] = ()  # files beside them that are no images or labels
 
     @property
     def sources(self) -> list[Source]:
@@ -93,7 +97,12 @@ class Inspection:
 
     def warnings(self) -> list[str]:
         """Say what may be wrong with the images and labels, a sentence each."""
-        return [line for split in self.splits for line in _warn(split, self.spec)]
+        first, *others = self.splits
+        lines = [line for split in self.splits for line in _warn(split, self.spec)]
+        lines += [line for split in others for line in _compare(split, first)]
+        if [split.name for split in self.splits] == ["train"]:
+            lines.append("val is missing: training needs some labelled images there")
+        return lines
 
     def suggestions(self) -> list[str]:
         """Lines of a spec that suit these images."""
@@ -151,7 +160,7 @@ def inspect_folder(
         for source in find_pairs(root, name, words.data, n_axes):
             on_image(f"{name}: {source.name}")
             images.append(measure(replace(source, background_label=background_label)))
-        found.append(Split(name, tuple(images)))
+        found.append(Split(name, tuple(images), _list_unread(root / name, layout)))
     if not found:
         find_pairs(root, "train", words.data, n_axes)  # which says what is missing
         raise ImageError(f"{root}: holds none of {', '.join(_SPLITS)}: expected at least one")
@@ -159,14 +168,21 @@ def inspect_folder(
 
 
 def measure(source: Source) -> Measured:
-    """Measure the instances of an image, slab by slab."""
+    """Measure the instances of an image, slab by slab.
+
+    Raises:
+        ImageError: Pixels are not finite numbers, or labels are no ids.
+    """
     from scipy.ndimage import find_objects
 
+    lowest, highest, checksum = math.inf, -math.inf, 0
     counts: Counter[int] = Counter()
     boxes: dict[int, tuple[list[int], list[int]]] = {}
     zero = unknown = 0
     for slab in source.slabs():
-        labels = source.read_labels(slab)
+        pixels, labels = source.read(slab)
+        lowest, highest = min(lowest, float(pixels.min())), max(highest, float(pixels.max()))
+        checksum = zlib.crc32(pixels.tobytes(), checksum)
         ids, inverse, sizes = np.unique(labels, return_inverse=True, return_counts=True)
         places = find_objects(inverse.reshape(labels.shape).astype(np.int64) + 1)
         for label, size, place in zip(ids.tolist(), sizes.tolist(), places, strict=True):
@@ -188,7 +204,16 @@ def measure(source: Source) -> Measured:
     is_at_border = (lows == 0) | (highs == np.array(source.space))
     is_sliver = (is_at_border & (highs - lows == 1) & (np.array(source.space) > 1)).any(axis=1)
     sizes = np.array(list(counts.values()), int)
-    return Measured(source, sizes, highs - lows, int(is_sliver.sum()), zero, unknown)
+    return Measured(
+        source,
+        sizes,
+        highs - lows,
+        int(is_sliver.sum()),
+        zero,
+        unknown,
+        is_flat=lowest == highest,
+        checksum=checksum,
+    )
 
 
 def show_part(image: Measured) -> tuple[np.ndarray, Integer[np.ndarray, "y x"], str]:
@@ -298,7 +323,8 @@ def _warn(split: Split, spec: Spec) -> list[str]:
     slivers = sum(image.slivers for image in split.images)
     if slivers:
         lines.append(f"{slivers} of {len(sizes)} instances lie in the outermost pixels alone")
-    lines += _name(split, lambda image: not len(image.sizes), "no instance")
+    lines += _name(split, lambda image: image.is_flat, "have the same value in every pixel")
+    lines += _name(split, lambda image: not len(image.sizes), "have no instance")
     only_one = [image for image in split.images if len(image.sizes) == 1]
     if len(only_one) > 1 and len(only_one) == sum(len(i.sizes) > 0 for i in split.images):
         lines.append("no image has more than one label: expected a number for each instance")
@@ -313,16 +339,61 @@ def _warn(split: Split, spec: Spec) -> list[str]:
     crop = spec.schedule.crop
     if split.name == "train" and len(crop) == len(split.sources[0].space):
         smaller = lambda image: any(np.less(image.source.space, crop))  # noqa: E731
-        lines += _name(split, smaller, f"fewer pixels than the crop {list(crop)}, so are mirrored")
+        told = f"have fewer pixels than the crop {list(crop)}, so are mirrored"
+        lines += _name(split, smaller, told)
+    if split.unread:
+        lines.append(
+            f"passed over, since their endings are none that are read: {_shorten(split.unread)}"
+        )
+    return [f"{split.name}: {line}" for line in lines]
+
+
+def _compare(split: Split, first: Split) -> list[str]:
+    """Say what does not fit between two splits that one network is to learn from."""
+    one, other = split.sources[0], first.sources[0]
+    lines = []
+    for word, here, there in (
+        ("channels", one.channels, other.channels),
+        ("space axes", len(one.space), len(other.space)),
+    ):
+        if here != there:
+            lines.append(
+                f"images have {here} {word}, and those of {first.name} {there}: one network takes "
+                "only the same"
+            )
+    known = {(image.checksum, image.source.image.shape) for image in first.images}
+    twice = lambda i: not i.is_flat and (i.checksum, i.source.image.shape) in known  # noqa: E731
+    lines += _name(split, twice, f"are in {first.name} too, so scores on them say little")
+    sizes = [
+        next((s.scale_um for s in sources if s.scale_um is not None), None)
+        for sources in (split.sources, first.sources)
+    ]
+    if sizes[0] is not None and sizes[1] is not None and len(sizes[0]) == len(sizes[1]):
+        ratios = np.divide(sizes[0], sizes[1])
+        worst = max(*ratios, *(1 / ratios))
+        if worst > _SAME:
+            lines.append(
+                f"pixel sizes differ from those of {first.name} by a factor of {worst:.3g}"
+            )
     return [f"{split.name}: {line}" for line in lines]
 
 
 def _name(split: Split, is_meant: Callable[[Measured], bool], what: str) -> list[str]:
-    """Say how many images are meant, with the names of the first."""
+    """Say what is true of how many images, with the names of the first."""
     names = [image.source.name for image in split.images if is_meant(image)]
-    if not names:
-        return []
-    more = ", ..." if len(names) > 3 else ""
-    return [
-        f"{len(names)} of {len(split.images)} images have {what} ({', '.join(names[:3])}{more})"
-    ]
+    return [f"{len(names)} of {len(split.images)} images {what} ({_shorten(names)})"] * bool(names)
+
+
+def _shorten(names: Sequence[str]) -> str:
+    """Name the first of many."""
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def _list_unread(folder: Path, layout: str) -> tuple[str, ...]:
+    """Name what lies among the files of a split and is passed over, such as JPEG."""
+    match layout:
+        case "folders":
+            return tuple(folders.list_unread(folder))
+        case "hdf5":
+            return tuple(hdf5.list_unread(folder))
+    return ()  # the layouts of data sets have files of other kinds, too

@@ -1,5 +1,8 @@
 """What the layouts have in common: how two parts become a source, and their errors."""
 
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
 from spoco_zoo.datasets.source import Part, Source
 from spoco_zoo.errors import ImageError
 
@@ -28,3 +31,28 @@ def join(
             "set net.dimensions in the spec"
         )
     return Source(name, image, labels, scale_um)
+
+
+def expect_subsets(root: Path, subsets: Sequence[str] | None, held: Iterable[str]) -> None:
+    """Refuse a name that no folder of the data has.
+
+    Args:
+        root: The data.
+        subsets: As `data.subsets` says.
+        held: Names that there are, in any split.
+
+    Raises:
+        ImageError: A subset is none of them.
+    """
+    known = sorted(set(held))
+    for name in subsets or ():
+        if name not in known:
+            raise ImageError(
+                f"{root}: holds no {name}, which data.subsets names: expected some of "
+                f"{', '.join(known) or 'none'}"
+            )
+
+
+def told_subsets(subsets: Sequence[str] | None) -> str:
+    """Say where was looked alone, for an error; empty where that was everywhere."""
+    return f" in {' or '.join(subsets)}, as data.subsets says" if subsets else ""

@@ -14,7 +14,7 @@ import numpy as np
 
 from spoco_zoo.axes import kept_axes, order_axes
 from spoco_zoo.datasets.source import Part
-from spoco_zoo.images import check_tiff, known_scale, read_image, read_labels, tiff_scale
+from spoco_zoo.images import check_tiff, known_scale, read_image, read_label_states, tiff_scale
 
 Scale = tuple[float, ...] | None
 
@@ -52,7 +52,7 @@ def label_part(path: Path) -> tuple[Part, Scale]:
     Raises:
         ImageError: It is missing, unreadable, or holds no labels.
     """
-    load = partial(read_labels, path)
+    load = partial(read_label_states, path)
     head = _look(path, as_labels=True)
     order, names = kept_axes(head.shape, head.axes) if head else ([], None)
     if head is None or len(order) not in (2, 3) or (names is not None and "S" in names):

@@ -17,8 +17,8 @@ import numpy as np
 from jaxtyping import Integer
 
 from spoco_zoo.errors import ImageError
-from spoco_zoo.images import check_finite, check_labels
-from spoco_zoo.labels import KNOWN_BACKGROUND, UNLABELED
+from spoco_zoo.images import check_finite
+from spoco_zoo.labels import KNOWN_BACKGROUND, check_label_states
 
 Box = tuple[slice, ...]
 
@@ -114,7 +114,7 @@ class Source:
     def _check_labels(self, labels: np.ndarray) -> Integer[np.ndarray, "*space"]:
         if self.labels.is_painted:
             return labels
-        labels = _check_ids(labels, self.labels.where)
+        labels = check_label_states(labels, self.labels.where)
         if self.background_label is None:
             return labels
         return np.where(labels == self.background_label, KNOWN_BACKGROUND, labels.astype(np.int64))
@@ -134,15 +134,6 @@ def _check_pixels(pixels: np.ndarray, where: str) -> np.ndarray:
         raise ImageError(f"{where}: pixels are {pixels.dtype}: expected integers or floats")
     check_finite(pixels, where)
     return pixels
-
-
-def _check_ids(labels: np.ndarray, where: str) -> Integer[np.ndarray, "*space"]:
-    """Check labels in which -1 may stand for pixels that nobody looked at."""
-    if labels.dtype.kind == "i" and labels.size and labels.min() == UNLABELED:
-        is_unknown = labels == UNLABELED
-        ids = check_labels(np.where(is_unknown, 0, labels), where)
-        return np.where(is_unknown, UNLABELED, ids.astype(np.int64))
-    return check_labels(labels, where)
 
 
 @lru_cache(maxsize=4)

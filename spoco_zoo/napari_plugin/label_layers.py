@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from spoco_zoo.errors import ImageError
-from spoco_zoo.images import SOFTWARE, check_labels, read_image, stem_of
+from spoco_zoo.images import SOFTWARE, read_image, stem_of
+from spoco_zoo.labels import check_labels
 from spoco_zoo.ngff import open_array, read_attributes, read_multiscales
 from spoco_zoo.stores import clean_address, join
 

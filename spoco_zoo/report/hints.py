@@ -28,7 +28,24 @@ class Hint(NamedTuple):
 
 def find_hints(run: Run) -> list[Hint]:
     """List what stands out, what costs most first."""
-    return [*_of_examples(run), *_of_fit(run), *_of_course(run), *_of_validation(run)]
+    return [
+        *_of_length(run),
+        *_of_examples(run),
+        *_of_fit(run),
+        *_of_course(run),
+        *_of_validation(run),
+    ]
+
+
+def _of_length(run: Run) -> Iterator[Hint]:
+    warmup, planned = run.spec.schedule.warmup_steps, run.spec.schedule.steps
+    if planned <= run.step < warmup:
+        yield Hint(
+            "The training ended as it began",
+            f"The learning rate rises for {count(warmup, 'step')} (schedule.warmup_steps), and "
+            f"{count(planned, 'step')} were taken: all else on this page says little. Train with "
+            "more --steps.",
+        )
 
 
 def _of_examples(run: Run) -> Iterator[Hint]:

@@ -201,7 +201,7 @@ def _examples(run: Run) -> Markup:
     parts = []
     if shown and run.spec.net.dimensions == 3:
         parts.append(styled("p", "small", "Pictures show the middle slice of each volume."))
-    for group, title in (("worst", "Where it fails"), ("best", "Where it works")):
+    for group, title in (("worst", "Where it fails"), ("best", "Where it works best")):
         of_group = [_example(shown[name], run) for name in sorted(shown) if name.startswith(group)]
         if of_group:
             parts += [element("h3", title), *of_group]

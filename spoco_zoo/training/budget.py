@@ -38,14 +38,14 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from spoco_zoo.datasets import find_pairs
+from spoco_zoo.datasets import expect_alike, find_pairs
 from spoco_zoo.errors import SettingError
 from spoco_zoo.files import write_bytes
 from spoco_zoo.fitting import main_scores, score_recipe
 from spoco_zoo.recipe import Consistency, Recipe
 from spoco_zoo.spec import LossSettings, Spec, change_spec, dump_spec, load_spec
 from spoco_zoo.training.budget_figure import Point, draw_budget
-from spoco_zoo.training.checkpoints import load_run
+from spoco_zoo.training.checkpoints import load_run, tell_change
 from spoco_zoo.training.loop import train
 from spoco_zoo.training.options import TrainOptions
 from spoco_zoo.training.samples import read_samples
@@ -175,8 +175,10 @@ def run_budget(
         deadline = time.monotonic() + 60 * options.max_minutes
     for cell in grid.cells:
         cell_spec(spec, cell)
-    for split in ("train", "val", grid.split):  # what is missing is said before hours are spent
-        find_pairs(data, split, spec.data, spec.net.dimensions)
+    splits = dict.fromkeys(("train", "val", grid.split))
+    # what is missing is said before hours are spent
+    pairs = [find_pairs(data, split, spec.data, spec.net.dimensions) for split in splits]
+    expect_alike([source for sources in pairs for source in sources])
     _claim(out, spec)
     for cell in grid.cells:
         _is_held(spec, out / cell.name, cell)
@@ -337,10 +339,10 @@ def _claim(out: Path, spec: Spec) -> None:
     path = out / "spec.yaml"
     if not path.is_file():
         _write(path, dump_spec(spec))
-    elif load_spec(path) != spec:
+    elif (started := load_spec(path)) != spec:
         raise SettingError(
-            f"{out}: holds a grid of another spec: choose another folder, or go on with the "
-            "spec and steps of its start"
+            f"{out}: holds a grid of another spec, {tell_change(started, spec)}: choose another "
+            "folder, or go on with the spec and steps of its start"
         )
 
 
@@ -350,10 +352,11 @@ def _is_held(spec: Spec, folder: Path, cell: Cell) -> bool:
     if (folder / "recipe.json").is_file():
         held = load_spec(folder / "spec.yaml")
         channels = wanted.net.in_channels or held.net.in_channels  # a run writes down what it read
-        if held != change_spec(wanted, {"net": {"in_channels": channels}}):
+        asked = change_spec(wanted, {"net": {"in_channels": channels}})
+        if held != asked:
             raise SettingError(
-                f"{folder}: holds a network of other settings than the grid asks for: delete it, "
-                "or choose another folder for the grid"
+                f"{folder}: holds a network of other settings than the grid asks for, "
+                f"{tell_change(held, asked)}: delete it, or choose another folder for the grid"
             )
         return True
     return False

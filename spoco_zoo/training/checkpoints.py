@@ -1,6 +1,7 @@
 """Checkpoints: networks built anew from a spec, and filled from a file that holds data alone."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,12 +68,30 @@ def load_state(path: Path, spec: Spec) -> dict[str, Any]:
         raise SettingError(f"{path}: no such checkpoint to resume from: start without --resume")
     state = load_checkpoint(path)
     # parsed, since a newer version may know more words than the checkpoint holds
-    if parse_spec(json.loads(state["spec"]), str(path)) != spec:
+    started = parse_spec(json.loads(state["spec"]), str(path))
+    if started != spec:
         raise SettingError(
-            f"{path.parent}: was started with other settings than these: "
+            f"{path.parent}: was started with other settings, {tell_change(started, spec)}: "
             "resume with the spec and flags of its start"
         )
     return state
+
+
+def tell_change(before: Spec, now: Spec) -> str:
+    """Name the first setting that differs between two specs, and how many others do."""
+    words = before.model_dump(mode="json"), now.model_dump(mode="json")
+    first, *others = _differences(*words, place=())
+    more = f" (and {len(others)} more)" if others else ""
+    return first + more
+
+
+def _differences(before: object, now: object, place: tuple[str, ...]) -> Iterator[str]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        for word in dict.fromkeys([*before, *now]):
+            yield from _differences(before.get(word), now.get(word), (*place, word))
+    elif before != now:
+        was, is_now = ("left out" if value is None else value for value in (before, now))
+        yield f"{'.'.join(place)} was {was} and is {is_now}"
 
 
 def load_run(run_folder: Path, name: str = "best.pt") -> tuple[Spec, MomentumPair, dict[str, Any]]:

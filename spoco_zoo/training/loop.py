@@ -160,6 +160,8 @@ class _Run:
         run = _Run(spec, folder, ranks, device, pair, trained, optimizer, precision)
         run.started_from = started_from
         if options.resume:
+            if options.start is not None:
+                options.on_note(f"{options.start} is passed over: the run goes on where it stopped")
             run._load()
         else:
             ranks.first(run._refuse_taken)
@@ -189,7 +191,13 @@ class _Run:
     def check_instances(self, chosen: dict[str, Any]) -> None:
         """Refuse to go on with other images or instances than at the start."""
         path = self.folder / "instances.json"
-        if not path.is_file() or json.loads(path.read_text(encoding="utf-8")) != chosen:
+        try:
+            started = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise SettingError(
+                f"{path}: is missing or damaged: put it back, or start anew in another folder"
+            ) from error
+        if started != chosen:
             raise SettingError(
                 f"{path}: lists other images or instances than the data now: "
                 "resume with the folder of its start"

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from spoco_zoo.errors import SettingError
 from spoco_zoo.training.validation import Fitted
 
 
@@ -30,6 +31,10 @@ class TrainOptions:
     on_stage: Callable[[str], None] = lambda stage: None
     on_note: Callable[[str], None] = lambda note: None
     should_stop: Callable[[], bool] = lambda: False
+
+    def __post_init__(self) -> None:
+        if self.max_minutes is not None and not self.max_minutes >= 0:
+            raise SettingError(f"max_minutes is {self.max_minutes:g}: expected 0 or more")
 
 
 @dataclass(frozen=True)

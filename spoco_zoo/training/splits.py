@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from spoco_zoo.errors import SettingError
+from spoco_zoo.datasets import expect_alike, find_pairs
+from spoco_zoo.errors import ImageError, SettingError
 from spoco_zoo.spec import Spec
 from spoco_zoo.training.reading import AnySample, read_samples
 
@@ -16,12 +17,28 @@ def read_splits(spec: Spec, data: Path) -> tuple[Spec, Sequence[AnySample], Sequ
         The spec, the images to train on, and the first of those to validate with.
 
     Raises:
-        ImageError: Images or labels are missing or do not fit together.
+        ImageError: Images or labels are missing or do not fit together, or validation would see
+            no instance.
         SettingError: The spec states another count of channels.
     """
+    # from the heads of the files, before all of train is read
+    expect_alike(
+        [
+            source
+            for split in ("train", "val")
+            for source in find_pairs(data, split, spec.data, spec.net.dimensions)
+        ]
+    )
     samples = read_samples(data / "train", spec.data, spec.net.dimensions, thin=True)
     validation = read_samples(data / "val", spec.data, spec.net.dimensions, thin=False)
-    return _with_channels(spec, samples), samples, validation[: spec.schedule.validation_images]
+    validation = validation[: spec.schedule.validation_images]
+    # on images without instances a network that finds none is perfect
+    if not any(sample.kept for sample in validation):
+        raise ImageError(
+            f"{data / 'val'}: the {len(validation)} images for validation hold no labelled "
+            "instance: label some there, or move images with labels from train"
+        )
+    return _with_channels(spec, samples), samples, validation
 
 
 def list_instances(samples: Sequence[AnySample], validation: Sequence[AnySample]) -> dict[str, Any]:

@@ -51,7 +51,8 @@ def read_start(source: Path) -> Start:
         SettingError: The run holds no readable checkpoint.
     """
     source = Path(source)
-    if not source.exists():
+    is_known = source.is_file() or any((source / n).is_file() for n in ("spec.yaml", RDF_NAME))
+    if not is_known:
         raise SettingError(
             f"{source}: no such run or package: expected a run folder, or a package as folder "
             "or zip"

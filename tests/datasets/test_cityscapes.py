@@ -57,7 +57,15 @@ def test_cities_can_be_chosen(streets):
     with pytest.raises(ImageError) as error:
         find(streets, subsets=("kiel",))
     assert str(error.value) == (
-        f"{streets / 'leftImg8bit/train'}: no image found: expected CITY/*_leftImg8bit.png"
+        f"{streets}: holds no kiel, which data.subsets names: expected some of bonn, ulm"
+    )
+    (streets / "leftImg8bit/val/kiel").mkdir(parents=True)
+    assert [s.name for s in find(streets, subsets=("ulm", "kiel"))] == ["ulm_000001_000019"]
+    with pytest.raises(ImageError) as error:
+        find(streets, subsets=("kiel",))
+    assert str(error.value) == (
+        f"{streets / 'leftImg8bit/train'}: no image found in kiel, as data.subsets says: expected "
+        "CITY/*_leftImg8bit.png"
     )
 
 

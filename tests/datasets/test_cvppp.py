@@ -123,8 +123,42 @@ def test_a_plant_with_neither_is_refused(tmp_path, write_plant):
     with pytest.raises(ImageError) as error:
         find(tmp_path, subsets=("A2",))
     assert str(error.value) == (
-        f"{tmp_path / 'train'}: no plant found: expected A1/plant001_rgb.png and "
-        "A1/plant001_label.png"
+        f"{tmp_path}: holds no A2, which data.subsets names: expected some of A1"
+    )
+
+
+def test_labels_without_a_picture_are_refused(tmp_path, write_plant, write_hdf5):
+    for name in ("plant001", "plant02"):
+        write_plant(tmp_path / "train/A1", name)
+    (tmp_path / "train/A1/plant02_rgb.png").unlink()
+    with pytest.raises(ImageError) as error:
+        find(tmp_path)
+    assert str(error.value) == (
+        f"{tmp_path / 'train/A1/plant02_label.png'}: has no image: expected plant02_rgb.png; copy "
+        "it again, or delete the labels"
+    )
+    rgb = np.zeros((*LEAVES.shape, 3), np.uint8)
+    write_hdf5(tmp_path / "a_training_images.h5", A1__plant001__rgb=rgb)
+    write_hdf5(
+        tmp_path / "a_training_truth.h5", A1__plant001__label=LEAVES, A1__plant02__label=LEAVES
+    )
+    with pytest.raises(ImageError) as error:
+        find(tmp_path, layout="cvppp_hdf5")
+    assert str(error.value) == (
+        f"{tmp_path / 'a_training_truth.h5'}:/A1/plant02/label: has no image: expected "
+        "/A1/plant02/rgb; copy it again, or delete the labels"
+    )
+
+
+def test_a_folder_of_another_split_is_no_mistake_but_alone_it_is_not_enough(tmp_path, write_plant):
+    write_plant(tmp_path / "train/A1", "plant001")
+    write_plant(tmp_path / "val/A4", "plant0001")
+    assert [s.name for s in find(tmp_path, subsets=("A1", "A4"))] == ["A1/plant001"]
+    with pytest.raises(ImageError) as error:
+        find(tmp_path, subsets=("A4",))
+    assert str(error.value) == (
+        f"{tmp_path / 'train'}: no plant found in A4, as data.subsets says: expected "
+        "A1/plant001_rgb.png and A1/plant001_label.png"
     )
 
 
@@ -183,7 +217,10 @@ def test_the_hdf5_form(tmp_path, write_hdf5):
     )
     with pytest.raises(ImageError) as error:
         find(tmp_path, "test", subsets=("A1",))
-    assert str(error.value) == f"{path}: no plant found: expected data sets like /A1/plant001/rgb"
+    assert str(error.value) == (
+        f"{path}: no plant found in A1, as data.subsets says: expected data sets like "
+        "/A1/plant001/rgb"
+    )
     path.unlink()
     with pytest.raises(ImageError) as error:
         find(tmp_path, "test")

@@ -123,13 +123,14 @@ def test_minus_one_is_unlabeled_and_nothing_else_is_below_0(tmp_path):
         np.save(tmp_path / f"train/images/{name}.npy", np.eye(2))
         np.save(tmp_path / f"train/labels/{name}.npy", np.array(ids))
     fine, wrong = find(tmp_path, 2)
-    assert fine.read((slice(0, 2), slice(0, 2)))[1].tolist() == [[-1, 0], [3, 3]]
-    with pytest.raises(ImageError) as error:
-        wrong.read((slice(0, 2), slice(0, 2)))
-    assert str(error.value) == (
-        f"{wrong.labels.where}: the lowest label is -2: expected 0 or more; "
-        "renumber the labels from 0"
-    )
+    for box in ((slice(0, 2), slice(0, 2)), None):  # out of the file, or read as a whole
+        assert fine.read(box)[1].tolist() == [[-1, 0], [3, 3]]
+        with pytest.raises(ImageError) as error:
+            wrong.read(box)
+        assert str(error.value) == (
+            f"{wrong.labels.where}: the lowest label is -2: expected 0 or more; "
+            "renumber the labels from 0"
+        )
 
 
 def test_what_boxes_hold_is_checked_like_whole_images(tmp_path):

@@ -96,8 +96,8 @@ def test_an_empty_file_says_that_it_holds_nothing(tmp_path, write_hdf5):
         (
             (6, 8, 3),
             (6, 8),
-            "{path}:label: labels have shape (6, 8), the image has (8, 3): "
-            "both must show the same pixels",
+            "{path}:raw: shape is (6, 8, 3), with channels last: expected them first; move that "
+            "axis and write the file again",
         ),
         (
             (2, 3, 6, 8),

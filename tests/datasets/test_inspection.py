@@ -1,5 +1,7 @@
 """What is told about data before training: measured on made-up labels whose truth is known."""
 
+import zlib
+
 import numpy as np
 import pytest
 import tifffile
@@ -15,7 +17,9 @@ def write(root, split, name, labels, image=None, sizes=None):
     metadata = {"axes": axes}
     if sizes is not None:
         metadata |= {f"PhysicalSize{a}": s for a, s in zip(axes, sizes, strict=True)}
-    image = np.zeros(labels.shape, np.uint8) if image is None else image
+    if image is None:  # each its own, and none of one value
+        image = np.zeros(labels.shape, np.uint8)
+        image.flat[zlib.crc32(f"{split}/{name}".encode()) % labels.size] = 255
     for part, values in (("images", image), ("labels", labels)):
         folder = root / split / part
         folder.mkdir(parents=True, exist_ok=True)
@@ -112,9 +116,71 @@ def test_what_may_be_wrong_is_told_in_whole_sentences(tmp_path):
 
 def test_good_data_give_no_warning(tmp_path):
     labels = np.kron(np.arange(1, 101).reshape(10, 10), np.ones((16, 16), int)).astype(np.uint16)
-    for name in "ab":
-        write(tmp_path, "train", name, labels, sizes=(0.2, 0.2))
+    for split in ("train", "val"):
+        for name in "ab":
+            write(tmp_path, split, name, labels, sizes=(0.2, 0.2))
+        (tmp_path / split / "images/.DS_Store").touch()
     assert inspect(tmp_path).warnings() == []
+
+
+def test_images_of_one_value_and_images_seen_in_training_are_named(tmp_path):
+    labels = np.kron(np.arange(1, 65).reshape(8, 8), np.ones((16, 16), int)).astype(np.uint16)
+    empty = np.full(labels.shape, 9, np.uint8)
+    for split in ("train", "val"):
+        write(tmp_path, split, "a", labels, image=(labels % 7).astype(np.uint8))
+        write(tmp_path, split, "b", labels)
+        write(tmp_path, split, "c", labels, image=empty)
+    flat = "1 of 3 images have the same value in every pixel (c)"
+    assert inspect(tmp_path).warnings() == [
+        f"train: {flat}",
+        f"val: {flat}",
+        "val: 1 of 3 images are in train too, so scores on them say little (a)",
+    ]
+
+
+def test_pixels_are_checked_as_in_training(tmp_path):
+    image = np.zeros((40, 60), np.float32)
+    image[3, 4] = np.nan
+    write(tmp_path, "train", "a", blocks(), image=image)
+    with pytest.raises(ImageError) as error:
+        inspect(tmp_path)
+    assert str(error.value) == (
+        f"{tmp_path / 'train/images/a.ome.tif'}: 1 of 2400 pixels are NaN or infinite: replace "
+        "them by finite values"
+    )
+
+
+def test_splits_that_do_not_fit_together_are_told(tmp_path):
+    labels = np.kron(np.arange(1, 65).reshape(8, 8), np.ones((16, 16), int)).astype(np.uint16)
+    write(tmp_path, "train", "a", labels, sizes=(0.2, 0.2))
+    write(tmp_path, "val", "a", labels, sizes=(0.2, 0.1))
+    write(tmp_path, "test", "a", labels[None].repeat(2, axis=0))
+    image = np.stack([labels, labels]).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "test/images/a.ome.tif", image, metadata={"axes": "CYX"})
+    tifffile.imwrite(tmp_path / "test/labels/a.ome.tif", labels)
+    assert inspect(tmp_path).warnings() == [
+        "val: pixel sizes differ from those of train by a factor of 2",
+        "test: images have 2 channels, and those of train 1: one network takes only the same",
+    ]
+
+
+def test_files_that_are_not_read_are_named(tmp_path, write_hdf5):
+    labels = np.kron(np.arange(1, 65).reshape(8, 8), np.ones((16, 16), int)).astype(np.uint16)
+    for split in ("train", "val"):
+        write(tmp_path, split, "a", labels)
+    for name in ("images/b.jpg", "images/c.czi", "labels/b.xml"):
+        (tmp_path / "train" / name).touch()
+    (tmp_path / "train/images/more").mkdir()
+    assert inspect(tmp_path).warnings() == [
+        "train: passed over, since their endings are none that are read: images/b.jpg, "
+        "images/c.czi, images/more, ..."
+    ]
+    write_hdf5(tmp_path / "h/train/a.h5", raw=labels % 7, label=labels)
+    (tmp_path / "h/train/b.tif").touch()
+    assert inspect(tmp_path / "h").warnings() == [
+        "train: passed over, since their endings are none that are read: b.tif",
+        "val is missing: training needs some labelled images there",
+    ]
 
 
 def test_advice_for_a_volume_without_a_spec(tmp_path):

@@ -323,8 +323,8 @@ def test_a_grid_is_of_one_spec(grid_run, spec, data):
     with pytest.raises(SettingError) as error:
         run_budget(parse_spec(words, "test"), data, grid_run.out, GRID, CPU)
     assert str(error.value) == (
-        f"{grid_run.out}: holds a grid of another spec: choose another folder, or go on with the "
-        "spec and steps of its start"
+        f"{grid_run.out}: holds a grid of another spec, schedule.steps was 20 and is 21: choose "
+        "another folder, or go on with the spec and steps of its start"
     )
 
 
@@ -337,8 +337,9 @@ def test_a_finished_network_of_other_settings_is_not_taken_for_one_of_the_grid(
     with pytest.raises(SettingError) as error:
         run_budget(spec, data, out, GRID, CPU)
     assert str(error.value) == (
-        f"{folder}: holds a network of other settings than the grid asks for: delete it, or "
-        "choose another folder for the grid"
+        f"{folder}: holds a network of other settings than the grid asks for, "
+        "net.foreground_head was False and is left out (and 4 more): delete it, or choose another "
+        "folder for the grid"
     )
 
 

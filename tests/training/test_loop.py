@@ -8,6 +8,7 @@ import json
 import math
 import os
 import pickle
+import shutil
 from contextlib import contextmanager, suppress
 from itertools import pairwise
 
@@ -18,7 +19,7 @@ torch = pytest.importorskip("torch")
 import numpy as np
 import tifffile
 
-from spoco_zoo.errors import DeviceError, OutputError, SettingError
+from spoco_zoo.errors import DeviceError, ImageError, OutputError, SettingError
 from spoco_zoo.spec import dump_spec, load_spec, parse_spec
 from spoco_zoo.training import TrainOptions, train
 from spoco_zoo.training.checkpoints import build_net, build_pair, load_checkpoint, load_run
@@ -466,9 +467,63 @@ def test_boundaries_that_leave_no_instance_are_refused_before_the_start(discs, t
 def test_resuming_with_another_spec_is_refused(discs, whole):
     spec = make_spec(schedule={"steps": 15})
     assert refuse(SettingError, run, spec, discs, whole[0], resume=True) == (
-        f"{whole[0]}: was started with other settings than these: "
+        f"{whole[0]}: was started with other settings, schedule.steps was 14 and is 15: "
         "resume with the spec and flags of its start"
     )
+    words = {"schedule": {"steps": 15, "clip_norm": 1.5}, "loss": {"labelled_ratio": 0.5}}
+    assert refuse(SettingError, run, make_spec(**words), discs, whole[0], resume=True) == (
+        f"{whole[0]}: was started with other settings, loss.labelled_ratio was left out and is "
+        "0.5 (and 2 more): resume with the spec and flags of its start"
+    )
+
+
+def test_validation_images_of_other_channels_are_refused_before_training(discs, tmp_path):
+    data = shutil.copytree(discs, tmp_path / "data")
+    for path in (data / "val" / "images").iterdir():
+        pixels = tifffile.imread(path)
+        tifffile.imwrite(path, np.stack([pixels, pixels]), photometric="minisblack")
+    path = data / "val" / "images" / "10.tif"
+    assert refuse(ImageError, run, make_spec(), data, tmp_path / "run") == (
+        f"{path}: image has 2 channels, 0 has 1: all images must have as many"
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_validation_without_any_instance_is_refused(discs, tmp_path):
+    data = shutil.copytree(discs, tmp_path / "data")
+    for path in (data / "val" / "labels").iterdir():
+        tifffile.imwrite(path, np.zeros((37, 41), np.uint8))
+    assert refuse(ImageError, run, make_spec(), data, tmp_path / "run") == (
+        f"{data / 'val'}: the 2 images for validation hold no labelled instance: label some there, "
+        "or move images with labels from train"
+    )
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("minutes", [-1.0, float("nan")])
+def test_time_that_is_none_is_refused(minutes):
+    assert refuse(SettingError, TrainOptions, max_minutes=minutes) == (
+        f"max_minutes is {minutes:g}: expected 0 or more"
+    )
+
+
+def test_a_damaged_list_of_instances_is_told(discs, tmp_path):
+    folder = tmp_path / "run"
+    run(make_spec(), discs, folder, **stop_at(1))
+    path = folder / "instances.json"
+    for damage in (lambda: path.write_text("{"), path.unlink):
+        damage()
+        assert refuse(SettingError, run, make_spec(), discs, folder, resume=True) == (
+            f"{path}: is missing or damaged: put it back, or start anew in another folder"
+        )
+
+
+def test_weights_to_start_from_are_passed_over_in_resuming_and_that_is_said(whole, discs, tmp_path):
+    folder, notes = tmp_path / "run", []
+    run(make_spec(), discs, folder, **stop_at(1))
+    words = {"resume": True, "start": whole[0], "on_note": notes.append, **stop_at(1)}
+    assert run(make_spec(), discs, folder, **words).step == 2
+    assert notes == [f"{whole[0]} is passed over: the run goes on where it stopped"]
 
 
 def test_resuming_with_other_data_is_refused(discs, tmp_path):

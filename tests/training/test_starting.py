@@ -272,6 +272,10 @@ def test_what_is_not_there_is_told(tmp_path):
         f"{tmp_path / 'none'}: no such run or package: expected a run folder, or a package as "
         "folder or zip"
     )
+    (tmp_path / "train" / "images").mkdir(parents=True)
+    assert refuse(SettingError, read_start, tmp_path) == (
+        f"{tmp_path}: no such run or package: expected a run folder, or a package as folder or zip"
+    )
 
 
 def test_a_run_without_a_network_or_with_another_is_told(make_run):
