@@ -196,14 +196,15 @@ def tell(options, size, found):
             print(f"  peak to the one that the plan told: {told:.3f}")
     one = ("blocks", options.workers[0])
     for other in found:
-        if other[0] == "blocks" and other != one:
-            print(f"{one[1]} to {other[1]} workers: {ratio(one, other):.2f} times as fast")
-        elif other[0] == "whole":
-            part = ratio(one, other, "work_s", "work_s")
-            print(f"work in blocks to one block of the whole: {part:.2f}")
-        elif other[0] != "blocks":
-            part = ratio(one, other, "work_s")
-            print(f"work in blocks to {other[0]} alone: {part:.2f}")
+        match other[0]:
+            case "blocks" if other != one:
+                print(f"{one[1]} to {other[1]} workers: {ratio(one, other):.2f} times as fast")
+            case "whole":
+                part = ratio(one, other, "work_s", "work_s")
+                print(f"work in blocks to one block of the whole: {part:.2f}")
+            case "network" | "core":
+                part = ratio(one, other, "work_s")
+                print(f"work in blocks to {other[0]} alone: {part:.2f}")
     if options.network and options.core:
         part = ratio(("core", 1), ("network", 1), "cpu", "cpu")
         print(f"CPU time of bioimageio.core to the network alone: {part:.2f}")

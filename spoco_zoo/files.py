@@ -49,7 +49,7 @@ def write_whole(
         temporary.replace(path)
         temporary = None
     except OSError as error:
-        raise _refused(path, error) from error
+        raise refused(path, error) from error
     finally:
         if temporary is not None:
             with suppress(OSError):
@@ -65,7 +65,7 @@ def make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _refused(path, error) from error
+        raise refused(path, error) from error
 
 
 def write_bytes(path: Path, content: bytes, *, overwrite: bool = False) -> None:
@@ -91,7 +91,8 @@ def refuse_existing(path: Path, *, overwrite: bool) -> None:
         raise OutputError(f"{path}: exists already: choose another name or add --overwrite")
 
 
-def _refused(path: Path, error: OSError) -> OutputError:
+def refused(path: Path, error: OSError) -> OutputError:
+    """Say in one way that the disk refuses to write."""
     reason = error.strerror or error
     return OutputError(f"{path}: cannot be written ({reason}): free space or choose another folder")
 

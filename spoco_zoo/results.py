@@ -13,7 +13,7 @@ An instance has one id and one colour in all of them. It is measured and outline
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,7 @@ class Origin:
 
     scale_um: Sequence[float] | None = None  # of a pixel of the labels, along each axis
     channels: int = 1  # of the image, read or not, which decide how ImageJ counts slices
-    place: Place = Place()
+    place: Place = field(default_factory=Place)
 
 
 def read_kinds(words: str) -> tuple[str, ...]:

@@ -58,7 +58,8 @@ def write_roi_zip(
         path: The zip.
         objects: Outlines by `trace_objects`.
         colors: Red, green and blue by id, of all objects.
-        channels: Of the image, also those that were not looked at. Slices of one with several are counted as those of a hyperstack.
+        channels: Of the image, also those that were not looked at. Slices of one with several are
+            counted as those of a hyperstack.
         time: Point in time of the image, if it has several.
         overwrite: Whether a file may be replaced.
 

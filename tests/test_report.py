@@ -201,9 +201,10 @@ def test_many_recipes_are_folded(make_folder, read_page):
     assert text.index("0.290") < text.index("The others") < text.index("0.170")
 
 
-def test_what_instances_lost_where_they_touch_is_told(make_folder, read_page):
-    page = read_page(make_folder(words={"data": {"boundary_width": 2}}))
-    told = "Where instances touch, each lost 2 pixel(s) to background"
+@pytest.mark.parametrize(("width", "pixels"), [(1, "1 pixel"), (2, "2 pixels")])
+def test_what_instances_lost_where_they_touch_is_told(make_folder, read_page, width, pixels):
+    page = read_page(make_folder(words={"data": {"boundary_width": width}}))
+    told = f"Where instances touch, each lost {pixels} to background, and"
     assert told in page.text
 
 

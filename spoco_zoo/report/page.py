@@ -333,8 +333,8 @@ def _data(run: Run) -> Markup:
         parts.append(element("p", told))
     if data.boundary_width:
         told = (
-            f"Where instances touch, each lost {data.boundary_width} pixel(s) to background, "
-            "and the pieces that were left counted as instances."
+            f"Where instances touch, each lost {count(data.boundary_width, 'pixel')} to "
+            "background, and the pieces that were left counted as instances."
         )
         parts.append(element("p", told))
     if run.spec.card.data != Spec().card.data:

@@ -467,7 +467,7 @@ def test_the_legend_says_of_spoco_what_its_networks_are(
     from matplotlib.figure import Figure
 
     legends = []
-    monkeypatch.setattr(Figure, "legend", lambda _, handles, labels, **words: legends.append(labels))
+    monkeypatch.setattr(Figure, "legend", lambda _, handles, labels, **__: legends.append(labels))
     out = shutil.copytree(grid_run.out, tmp_path / "grid")
     for path in out.glob("ratio-*/spec.yaml"):
         words = load_spec(path).model_dump(mode="json")
