@@ -16,12 +16,12 @@ from typing import Any
 
 from spoco_zoo.block_plan import Sizes, choose_sizes
 from spoco_zoo.errors import OutputError, SettingError
-from spoco_zoo.files import make_folder, write_bytes
+from spoco_zoo.files import make_folder, refused, write_bytes
 from spoco_zoo.layout import Layout, plan_chunks, plan_layout
 from spoco_zoo.package import Package
 from spoco_zoo.recipe import Recipe
 from spoco_zoo.stages import Job
-from spoco_zoo.stores import MARKS, clean_address, is_remote
+from spoco_zoo.stores import MARKS, clean_address, is_remote, join, refuse_archive
 from spoco_zoo.volumes import Volume
 
 _TOLD = "job.json"  # what was asked for
@@ -52,9 +52,11 @@ def work_folder(volume: Volume, target: str | Path | None, wishes: BlockWishes) 
     """Where the work of an image lies until its result has its name.
 
     Raises:
-        SettingError: The result goes to a server, and no folder for the work is named.
+        SettingError: The result goes into an archive, or to a server and no folder for the work
+            is named.
     """
-    place = str(target) if target is not None else f"{volume.url}/labels/{wishes.name}"
+    place = str(target) if target is not None else join(volume.url, "labels", wishes.name)
+    refuse_archive(place)
     name = Path(place.rstrip("/")).name if target is not None else f"{volume.name}.{wishes.name}"
     if wishes.scratch is not None:
         # others of this name may have theirs in the same folder
@@ -147,10 +149,7 @@ def alone(folder: Path) -> Iterator[None]:
             f"{folder}: another run is working on this result: wait until it has ended"
         ) from error
     except OSError as error:
-        raise OutputError(
-            f"{folder.parent}: cannot be written ({error.strerror or error}): free space or "
-            "choose another folder"
-        ) from error
+        raise refused(folder.parent, error) from error
     try:
         yield
     finally:

@@ -254,7 +254,8 @@ def run(
     than memory; the same command, given again, goes on where it ended. Others are run as a whole.
     """
     from spoco_zoo.choices import Flags, read_recipe
-    from spoco_zoo.large_jobs import LargeWishes, is_large
+    from spoco_zoo.large_inputs import is_large
+    from spoco_zoo.large_jobs import LargeWishes
     from spoco_zoo.results import read_kinds
 
     kinds = read_kinds(f"{save},overlay" if overlay else save)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from spoco_zoo.errors import ImageError, SettingError, SpocoZooError
+from spoco_zoo.errors import SettingError, SpocoZooError
 from spoco_zoo.terminal import complain, console, progress_bar, say
 
 if TYPE_CHECKING:
@@ -192,10 +192,11 @@ def _prepare(
         )
     loaded = load_package(package)
     recipe = change_recipe(loaded, flags)
-    missing: list[ImageError] = []
-    jobs = list_jobs(inputs, out, loaded, wishes, missing)
+    jobs, missing = list_jobs(inputs, out, loaded, wishes)
     for error in missing:
         complain(error)
+    if not jobs:
+        raise typer.Exit(1)
     return LargeRun(loaded, recipe, jobs, wishes), len(missing)
 
 

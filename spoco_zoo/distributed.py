@@ -57,7 +57,7 @@ from spoco_zoo.package import Package, load_package
 from spoco_zoo.recipe import Consistency
 from spoco_zoo.scratch import DamagedFileError, is_whole, read_arrays, write_arrays
 from spoco_zoo.stages import Done, Job
-from spoco_zoo.stores import clean_address, has_group
+from spoco_zoo.stores import clean_address
 from spoco_zoo.volumes import Volume
 from spoco_zoo.workers import Pool, count_at_once, together
 
@@ -424,7 +424,7 @@ def _open_store(
     written = folder / _STORE
     if written.exists():  # an earlier run died between names
         store = load_store(written.read_bytes())
-        if store.is_unfinished() or has_group(store.url):
+        if store.is_there():
             return store
         written.unlink()  # somebody deleted the result
     chunks = plan_chunks(volumes[0].space, wishes.recipe, block)

@@ -19,8 +19,8 @@ Where all pixels are 0 no chunk is written.
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -29,11 +29,11 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import UInt32
 
-from spoco_zoo.errors import ImageError, OutputError, SettingError
+from spoco_zoo.errors import ImageError, OutputError, SettingError, SpocoZooError
 from spoco_zoo.label_metadata import Described, create_array, describe, register, write_group
 from spoco_zoo.ngff import read_attributes, read_multiscales
 from spoco_zoo.pyramids import LabelLevel, check_box, plan_levels
-from spoco_zoo.refusals import say_why
+from spoco_zoo.refusals import looking_at, refused, say_why
 from spoco_zoo.stores import (
     MARKS,
     clean_address,
@@ -47,6 +47,7 @@ from spoco_zoo.stores import (
     join,
     open_store,
     put,
+    refuse_archive,
 )
 from spoco_zoo.tiling import Box
 from spoco_zoo.volumes import Volume
@@ -149,14 +150,22 @@ class LabelStore:
             if self.home is not None:
                 register(self.home, self.name, self.zarr_format, self.version)
             delete(self.url, _PLAN)  # as long as that is there, the same command goes on
-        except OSError as error:
-            raise _refused(self.url, error) from error
+        except SpocoZooError:
+            raise
+        except Exception as error:  # a backend may raise anything
+            raise refused(self.url, error) from error
 
     def discard(self) -> None:
-        """Delete what was written and not finished."""
-        for place in (self.part_url, self.url):
-            if get(place, _PLAN) is not None:
+        """Delete what was written and not finished.
+
+        Raises:
+            OutputError: The disk or backend refuses to look or to delete.
+        """
+        for place in self._find_unfinished():
+            try:
                 delete(place)
+            except OSError as error:
+                raise refused(place, error) from error
         with suppress(OSError):
             if self.home is not None and not is_remote(self.home):
                 Path(self.part_url).parent.rmdir()  # where nothing else is in it
@@ -167,8 +176,22 @@ class LabelStore:
         return 3 if self.version == "0.5" else 2
 
     def is_unfinished(self) -> bool:
-        """Whether it is being written."""
-        return any(get(place, _PLAN) is not None for place in (self.part_url, self.url))
+        """Whether it is being written.
+
+        Raises:
+            OutputError: The disk or backend refuses to look.
+        """
+        return bool(self._find_unfinished())
+
+    def is_there(self) -> bool:
+        """Whether it is being written, or finished; raises what `is_unfinished` does."""
+        with looking_at(self.url):
+            return self.is_unfinished() or has_group(self.url)
+
+    def _find_unfinished(self) -> list[str]:
+        with looking_at(self.url):
+            places = {self.part_url, self.url}  # one on a server, where nothing is renamed
+            return [place for place in places if get(place, _PLAN) is not None]
 
     def _place(self) -> str:
         is_done = os.path.isdir(self.url) and not os.path.isdir(self.part_url)
@@ -201,7 +224,7 @@ class LabelStore:
         except (OutputError, SettingError):
             raise
         except Exception as error:  # a backend may raise anything
-            raise _refused(self.part_url, error) from error
+            raise refused(self.part_url, error) from error
 
     def _stamp(self, place: str, level: int) -> object:
         """Tell one store from a later one of the same name, and refuse one that is gone."""
@@ -253,9 +276,9 @@ def create_labels(
     """
     store = _plan(target, volumes, chunks, name, version)
     store = LabelStore(**(vars(store) | {"replaces": overwrite}))
-    with _telling(store.url):
+    with looking_at(store.url):
         _refuse_existing(store)
-        store.discard()
+    store.discard()
     try:
         if is_remote(store.url) and overwrite:
             delete(store.url)
@@ -263,7 +286,7 @@ def create_labels(
         for n, level in enumerate(store.plan_pyramid()):
             _create_level(store, n, level)
     except Exception as error:  # a backend may raise anything
-        raise _refused(store.part_url, error) from error
+        raise refused(store.part_url, error) from error
     return store
 
 
@@ -277,7 +300,7 @@ def reopen(
     """
     fresh = _plan(target, volumes, volumes[0].space, name, None)
     places = (fresh.part_url, fresh.url)  # the second where it was killed at the very end
-    with _telling(fresh.url):
+    with looking_at(fresh.url):
         written = next((plan for place in places if (plan := get(place, _PLAN)) is not None), None)
     if written is None:
         return None
@@ -306,7 +329,7 @@ def refuse_finished(
         SettingError: Labels cannot go into this input, or have no such name.
     """
     store = _plan(target, volumes, volumes[0].space, name, None)
-    with _telling(store.url):
+    with looking_at(store.url):
         if not store.is_unfinished():
             _refuse_existing(LabelStore(**(vars(store) | {"replaces": overwrite})))
 
@@ -363,11 +386,7 @@ def _plan(
         url = join(home, "labels", name)
     else:
         url = follow_link(clean_address(target))
-    if "::" in url:
-        raise SettingError(
-            f"{url}: is in an archive or behind a cache, where labels cannot be written: give "
-            "a path or an address of their own with -o"
-        )
+    refuse_archive(url)
     folder, _, last = url.rpartition("/")
     part = url if is_remote(url) else join(folder, f".{last}.part")
     n_times = None if first.stored.time_axis is None else len(volumes)
@@ -428,21 +447,3 @@ def _create_level(store: LabelStore, n: int, level: LabelLevel) -> None:
 def _opened(url: str, level: int, stamp: object, process: int) -> Any:  # noqa: ANN401 - zarr is an extra
     store = open_store(url, read_only=False)
     return import_zarr().open_array(store=store, path=str(level), mode="r+")
-
-
-@contextmanager
-def _telling(url: str) -> Iterator[None]:
-    """Tell in one sentence that a disk or backend refuses to say what is at a place."""
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(
-            f"{url}: cannot be looked at ({say_why(error)}): look at its disk or server, and at "
-            "the credentials for it"
-        ) from error
-
-
-def _refused(url: str, error: Exception) -> OutputError:
-    return OutputError(
-        f"{url}: cannot be written ({say_why(error)}): free space or choose another place"
-    )

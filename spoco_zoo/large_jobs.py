@@ -3,7 +3,6 @@
 `jobs` does the same for images that fit into memory.
 """
 
-import glob
 import math
 import re
 from collections import Counter
@@ -29,17 +28,16 @@ from spoco_zoo.distributed import (
 )
 from spoco_zoo.errors import DeviceError, ImageError, SettingError
 from spoco_zoo.files import make_folder, refuse_existing
-from spoco_zoo.images import is_image
+from spoco_zoo.large_inputs import find_inputs, is_zarr
 from spoco_zoo.large_results import write_large_results
 from spoco_zoo.large_tiffs import SUFFIXES as TIFF_SUFFIXES
 from spoco_zoo.machine import count_cores, count_gpus, read_gpus
 from spoco_zoo.machine import read_memory as read_machine_memory
-from spoco_zoo.ngff import Errors
 from spoco_zoo.package import Package
 from spoco_zoo.recipe import Recipe
 from spoco_zoo.results import name_files
 from spoco_zoo.stores import is_remote
-from spoco_zoo.volumes import Volume, group_images, is_volume, open_volumes
+from spoco_zoo.volumes import Volume, find_volumes, group_images, open_volumes
 from spoco_zoo.workers import Cluster, Here, Pool, count_at_once, together
 
 _USUAL_BYTES = 3_600_000_000  # for a worker, where there is as much
@@ -84,41 +82,12 @@ class ImageJob:
         return [self.beside.with_name(f"{name}.tif") for name in names]
 
 
-def is_large(inputs: Sequence[str], out: str | None, *, into: bool) -> bool:
-    """Whether to work in blocks: for OME-Zarr, addresses, and where OME-Zarr is asked for."""
-    return into or is_zarr(out) or any(is_volume(entry) for entry in find_inputs(inputs))
-
-
-def find_inputs(inputs: Sequence[str]) -> list[str]:
-    """Put what they hold in the place of folders of OME-Zarr and of patterns, sorted in each."""
-    found: list[str] = []
-    for entry in inputs:
-        within: list[Path] = []
-        if is_remote(entry):
-            pass
-        elif re.search(r"[*?\[]", entry) and not Path(entry).exists():
-            matches = [Path(match) for match in glob.glob(entry, recursive=True)]
-            within = [p for p in matches if is_zarr(p) or p.suffix.lower() in TIFF_SUFFIXES]
-        elif Path(entry).is_dir() and not is_volume(entry):
-            # where other images are, too, these alone are meant
-            within = list(Path(entry).iterdir())
-            within = [] if any(map(is_image, within)) else [p for p in within if is_zarr(p)]
-        found += sorted(str(p) for p in within if not p.name.startswith(".")) or [entry]
-    return found
-
-
-def is_zarr(path: Path | str | None) -> bool:
-    """Whether a path is to be an OME-Zarr, by its name."""
-    return path is not None and str(path).rstrip("/").lower().endswith(".zarr")
-
-
 def list_jobs(
     inputs: Sequence[str],
     out: str | None,
     package: Package,
     wishes: LargeWishes,
-    errors: Errors = None,
-) -> list[ImageJob]:
+) -> tuple[list[ImageJob], list[ImageError]]:
     """Open all inputs and say where the results of each image go.
 
     Args:
@@ -126,27 +95,29 @@ def list_jobs(
         out: Where results go.
         package: Says what an image has to be.
         wishes: What else a user says.
-        errors: Gets those of images, if there are several, that cannot be opened, which are then
-            left out; None raises the first.
+
+    Returns:
+        A job for each image, and why others cannot be opened.
 
     Raises:
-        ImageError: An input cannot be opened, or has not what is asked for.
+        ImageError: An image has other channels than the package, or is given twice.
         SettingError: Results of two images would have one name, or there is no place for them.
     """
     words = None if wishes.channels is None else wishes.channels.split(",")
     channels = None if words is None else [word.strip() for word in words]
     volumes: list[Volume] = []
+    errors: list[ImageError] = []
     for entry in find_inputs(inputs):
         try:
-            volumes += open_volumes(
-                entry, package.n_axes, level=wishes.level, channels=channels, errors=errors
+            opened, missing = find_volumes(
+                entry, package.n_axes, level=wishes.level, channels=channels
             )
         except ImageError as error:
-            if errors is None:
-                raise
-            errors.append(error)
-    if errors and not volumes:
-        raise errors[0]
+            opened, missing = [], [error]
+        volumes += opened
+        errors += missing
+    if not volumes:
+        return [], errors
     for volume in volumes:
         if volume.shape[0] != package.channels:
             raise ImageError(
@@ -154,10 +125,10 @@ def list_jobs(
                 f"{package.channels}; select with --channels"
             )
     images = group_images(volumes)
-    _check_out(out, len(images), wishes)
+    _check_out(out, len(images) + len(errors), wishes)
     jobs = [_place(image, out, wishes) for image in images]
     _check_twice(jobs, wishes)
-    return jobs
+    return jobs, errors
 
 
 def _check_twice(jobs: list[ImageJob], wishes: LargeWishes) -> None:

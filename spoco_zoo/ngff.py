@@ -17,8 +17,6 @@ from typing import Any
 from spoco_zoo.errors import ImageError, MissingExtraError
 from spoco_zoo.stores import import_zarr, join, name_of, open_store
 
-Errors = list[ImageError] | None  # of images that are left out; None raises the first
-
 _IN_UM = {  # those of the format by their names, and what is often written instead
     **{"angstrom": 1e-4, "picometer": 1e-6, "nanometer": 1e-3, "micrometer": 1.0},
     **{"millimeter": 1e3, "centimeter": 1e4, "decimeter": 1e5, "meter": 1e6, "inch": 25400.0},
@@ -162,12 +160,11 @@ def _channel_names(attributes: dict[str, Any]) -> Iterator[str]:
         yield str(channel.get("label", n) if isinstance(channel, dict) else n)
 
 
-def list_images(url: str, errors: Errors = None) -> list[tuple[str, str]]:
+def list_images(url: str) -> tuple[list[tuple[str, str]], list[ImageError]]:
     """List the images of a store by address and short name: fields, series, or the one there is.
 
-    Args:
-        url: The store.
-        errors: Gets those of wells of a plate that cannot be read, which are then left out.
+    Returns:
+        The images, and why wells of a plate cannot be read, which are left out.
 
     Raises:
         ImageError: There is none, or a list of them that leads nowhere.
@@ -175,37 +172,44 @@ def list_images(url: str, errors: Errors = None) -> list[tuple[str, str]]:
     attributes, _ = read_attributes(url)
     short = re.sub(r"(\.ome)?\.zarr$", "", name_of(url), flags=re.IGNORECASE)
     if "multiscales" in attributes:
-        return [(url, short)]
+        return [(url, short)], []
+    errors: list[ImageError] = []
     try:
         if "plate" in attributes:
             wells = [_clean_key(well["path"]) for well in attributes["plate"]["wells"]]
-            keys = [join(well, key) for well in wells for key in _fields(join(url, well), errors)]
+            keys = []
+            for well in wells:
+                try:
+                    keys += [join(well, key) for key in _fields(join(url, well))]
+                except ImageError as error:
+                    errors.append(error)
         elif "well" in attributes:
-            keys = [_clean_key(image["path"]) for image in attributes["well"]["images"]]
+            keys = _fields(url)
         else:
             keys = _series(url, attributes)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise ImageError(
-            f"{url}: its list of images cannot be understood: expected a plate, well or series "
-            "of OME-Zarr 0.4 or 0.5"
-        ) from error
-    if not keys:
+        raise _not_understood(url) from error
+    if not keys and not errors:
         raise ImageError(
             f"{url}: has no complete multiscales metadata: expected OME-Zarr 0.4 or 0.5 "
             "with axes and a scale"
         )
-    return [(join(url, key), key.replace("/", "-")) for key in keys]
+    return [(join(url, key), key.replace("/", "-")) for key in keys], errors
 
 
-def _fields(well: str, errors: Errors) -> list[str]:
+def _fields(well: str) -> list[str]:
+    attributes, _ = read_attributes(well)
     try:
-        attributes, _ = read_attributes(well)
-    except ImageError as error:
-        if errors is None:
-            raise
-        errors.append(error)
-        return []
-    return [_clean_key(image["path"]) for image in attributes["well"]["images"]]
+        return [_clean_key(image["path"]) for image in attributes["well"]["images"]]
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise _not_understood(well) from error
+
+
+def _not_understood(url: str) -> ImageError:
+    return ImageError(
+        f"{url}: its list of images cannot be understood: expected a plate, well or series "
+        "of OME-Zarr 0.4 or 0.5"
+    )
 
 
 def _series(url: str, attributes: dict[str, Any]) -> list[str]:

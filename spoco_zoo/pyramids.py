@@ -1,9 +1,10 @@
-"""Which coarser levels a large label image has.
+"""Which coarser levels a large label image has, and how coarse those of an image are.
 
 Each level halves the axes along which pixels are short, until a pixel is about as long as wide and
 deep, and then all, so that a thin stack keeps its slices in the first of them.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -73,3 +74,27 @@ def plan_levels(
             )
         )
     return tuple(levels)
+
+
+def guess_downsampling(finest: Sequence[int], coarse: Sequence[int]) -> tuple[float, ...]:
+    """By how much each axis was divided, told from sizes alone.
+
+    Where the rest may make no whole pixel, that is a whole number, which y and x have in common;
+    of several that fit it is a power of two, as halving gives, or else the nearest one.
+    """
+    axes = list(zip(finest, coarse, strict=True))
+    groups = [[axis] for axis in axes[:-2]] + [axes[-2:]]
+    return tuple(by for group in groups for by in _divide(group))
+
+
+def _divide(axes: Sequence[tuple[int, int]]) -> list[float]:
+    ratio = max(axes)[0] / max(axes)[1]  # of the longest axis, which tells most
+    fits = [
+        whole
+        for whole in range(1, 2 * math.ceil(ratio) + 1)
+        if all(few in (many // whole, -(-many // whole)) for many, few in axes)
+    ]
+    if not fits:
+        return [many / few for many, few in axes]
+    best = min(fits, key=lambda whole: (whole.bit_count() > 1, abs(whole - ratio)))
+    return [float(best)] * len(axes)

@@ -6,9 +6,13 @@ mend, in the words that they wrote.
 
 import difflib
 import reprlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
+
+from spoco_zoo.errors import OutputError
 
 _CHOICES = (
     *("mean_shift", "hdbscan", "consistency", "head", "prototype", "everywhere"),
@@ -74,3 +78,26 @@ def say_why(error: Exception) -> str:
     """Say in a line why something outside failed: a disk, a server, a decoder."""
     told = getattr(error, "strerror", None) or str(error)
     return str(told).splitlines()[0] if told else type(error).__name__
+
+
+@contextmanager
+def looking_at(url: str) -> Iterator[None]:
+    """Tell in one sentence that a disk or backend refuses to say what is at a place.
+
+    Raises:
+        OutputError: It does.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"{url}: cannot be looked at ({say_why(error)}): look at its disk or server, and at "
+            "the credentials for it"
+        ) from error
+
+
+def refused(url: str, error: Exception) -> OutputError:
+    """Say in one sentence that a disk or backend refuses to write."""
+    return OutputError(
+        f"{url}: cannot be written ({say_why(error)}): free space or choose another place"
+    )

@@ -111,10 +111,10 @@ def with_backend(url: str, use: Callable[[], T]) -> T:
         MissingExtraError: The backend is not installed.
         ImageError: There is no such backend.
     """
-    scheme = url.split("://")[0]
     try:
         return use()
     except ImportError as error:
+        scheme = _find_fault(url)
         backends = {"s3": "s3fs", "gs": "gcsfs", "http": "aiohttp requests"}
         backend = {**backends, "https": "aiohttp requests", "az": "adlfs"}.get(scheme)
         how = f"pip install {backend}" if backend else "install the one for it"
@@ -124,10 +124,24 @@ def with_backend(url: str, use: Callable[[], T]) -> T:
     except ValueError as error:
         if "not known" not in str(error):  # as fsspec says it of the scheme
             raise
+        scheme = _find_fault(url)
         raise ImageError(
             f"{url}: {scheme}:// is an unknown kind of address: expected a path, or s3://, "
             "gs://, https:// and others that fsspec knows"
         ) from error
+
+
+def _find_fault(url: str) -> str:
+    """Scheme of the link of an address that has no backend, the last of them."""
+    from fsspec import get_filesystem_class
+
+    schemes = [link.split("://")[0] for link in url.split("::") if "://" in link]
+    for scheme in reversed(schemes):
+        try:
+            get_filesystem_class(scheme)
+        except (ImportError, ValueError):
+            return scheme
+    return schemes[-1] if schemes else url
 
 
 def import_zarr() -> Any:  # noqa: ANN401 - an extra
@@ -234,3 +248,16 @@ def _ask(url: str, key: str, use: Callable[[Any, str], T]) -> T:
         raise
     except Exception as error:  # each backend has errors of its own
         raise OSError(str(error) or type(error).__name__) from error
+
+
+def refuse_archive(url: str) -> None:
+    """Refuse to write where nothing can be written.
+
+    Raises:
+        SettingError: The address is in an archive or behind a cache.
+    """
+    if "::" in url:
+        raise SettingError(
+            f"{url}: is in an archive or behind a cache, where labels cannot be written: give "
+            "a path or an address of their own with -o"
+        )

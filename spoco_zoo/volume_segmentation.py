@@ -86,7 +86,9 @@ def segment_volume(  # noqa: PLR0913 the door has one keyword for each wish
         kinds=read_kinds(",".join(save)),
         overwrite=overwrite,
     )
-    jobs = list_jobs([str(image)], None if out is None else str(out), loaded, wishes)
+    jobs, errors = list_jobs([str(image)], None if out is None else str(out), loaded, wishes)
+    if errors:
+        raise errors[0]
     run = LargeRun(loaded, recipe or loaded.config.recipe, jobs, wishes)
     for job in jobs:
         run.check(job)

@@ -8,7 +8,6 @@ empty: it is looked for anew after each box. Not here: whether pixels are finite
 takes a pass over all of them, and label images to write (`label_stores`).
 """
 
-import math
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -27,7 +26,8 @@ from spoco_zoo.errors import ImageError
 from spoco_zoo.images import known_scale, stem_of
 from spoco_zoo.large_tiffs import SUFFIXES as TIFF_SUFFIXES
 from spoco_zoo.large_tiffs import open_tiff, read_head
-from spoco_zoo.ngff import Errors, list_images, open_array, read_multiscales
+from spoco_zoo.ngff import list_images, open_array, read_multiscales
+from spoco_zoo.pyramids import guess_downsampling
 from spoco_zoo.refusals import say_why
 from spoco_zoo.stores import MARKS, clean_address, find_stamp, is_remote, join, name_of, place_in
 from spoco_zoo.tiling import Box, inner_box
@@ -224,8 +224,24 @@ def open_volumes(
     *,
     level: int = 0,
     channels: Sequence[int | str] | None = None,
-    errors: Errors = None,
 ) -> list[Volume]:
+    """List the images of a store or a large TIFF; the first that cannot be opened is refused.
+
+    As `find_volumes`, which opens the others.
+    """
+    found, errors = find_volumes(url, n_axes, level=level, channels=channels)
+    if errors:
+        raise errors[0]
+    return found
+
+
+def find_volumes(
+    url: str | Path,
+    n_axes: int,
+    *,
+    level: int = 0,
+    channels: Sequence[int | str] | None = None,
+) -> tuple[list[Volume], list[ImageError]]:
     """List the images of a store or a large TIFF: wells and fields of a plate, points in time.
 
     Args:
@@ -234,32 +250,32 @@ def open_volumes(
         n_axes: Number of space axes that the network takes.
         level: Resolution level, 0 being the finest.
         channels: Which channels, by index or by name; None takes all.
-        errors: Gets those of images of a plate or series that cannot be opened, which are then
-            left out; None raises the first.
+
+    Returns:
+        The images, and why others of a plate or series cannot be opened or have other axes, levels
+        or channels than asked for.
 
     Raises:
-        ImageError: There is no image, or it has other axes, levels or channels than asked for.
+        ImageError: The store or TIFF cannot be opened, or is none.
         MissingExtraError: zarr, fsspec or the backend of the address is not installed.
     """
     address = clean_address(url)
     wish = _Wish(n_axes, level, channels)
     if place_in(address).lower().endswith(TIFF_SUFFIXES):
-        return _tiff_volumes(address, wish)
+        return _tiff_volumes(address, wish), []
     if not is_remote(address) and not os.path.exists(address):
         raise ImageError(f"{address}: no such file or folder: check the path")
-    if errors is None:
-        return [v for image, name in list_images(address) for v in _zarr_volumes(image, name, wish)]
     found: list[Volume] = []
-    missing: list[ImageError] = []
-    for image, name in list_images(address, missing):
+    images, errors = list_images(address)
+    for image, name in images:
         try:
             found += _zarr_volumes(image, name, wish)
         except ImageError as error:
-            missing.append(error)
-    if missing and not found:  # what is wrong with all of them is said once
-        raise missing[0]
-    errors += missing
-    return found
+            errors.append(error)
+    if not found:  # what is wrong with many of them is said once
+        firsts = {str(error).split(": ", 1)[-1]: error for error in reversed(errors)}
+        errors = [error for error in errors if error in firsts.values()]
+    return found, errors
 
 
 def group_images(volumes: Sequence[Volume]) -> list[list[Volume]]:
@@ -381,30 +397,6 @@ def _choose(
                 f"{listed if len(names) == count else ', '.join(known)}"
             )
     return tuple(chosen)
-
-
-def guess_downsampling(finest: Sequence[int], coarse: Sequence[int]) -> tuple[float, ...]:
-    """By how much each axis was divided, told from sizes alone.
-
-    Where the rest may make no whole pixel, that is a whole number, which y and x have in common;
-    of several that fit it is a power of two, as halving gives, or else the nearest one.
-    """
-    axes = list(zip(finest, coarse, strict=True))
-    groups = [[axis] for axis in axes[:-2]] + [axes[-2:]]
-    return tuple(by for group in groups for by in _divide(group))
-
-
-def _divide(axes: Sequence[tuple[int, int]]) -> list[float]:
-    ratio = max(axes)[0] / max(axes)[1]  # of the longest axis, which tells most
-    fits = [
-        whole
-        for whole in range(1, 2 * math.ceil(ratio) + 1)
-        if all(few in (many // whole, -(-many // whole)) for many, few in axes)
-    ]
-    if not fits:
-        return [many / few for many, few in axes]
-    best = min(fits, key=lambda whole: (whole.bit_count() > 1, abs(whole - ratio)))
-    return [float(best)] * len(axes)
 
 
 def _no_level(url: str, level: int, shapes: Sequence[tuple[int, ...]]) -> ImageError:

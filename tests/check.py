@@ -22,8 +22,8 @@ RUNTIME_ROOMS = (
     "curves fitting session segmentation prediction evaluation simulation choices lint/* cli "
     "mistakes examples report/* cli_runs outlines measurements roi_zip qupath_objects results jobs "
     "stores ngff large_tiffs volumes pyramids label_metadata label_stores embedding_stores "
-    "scratch layout margins blocks joining block_plan block_jobs large_jobs large_results "
-    "cli_large installation providers doctor/*"
+    "scratch layout margins blocks joining block_plan block_jobs large_inputs large_jobs "
+    "large_results cli_large installation providers doctor/*"
 )
 CHECKS = [
     ["ruff", "check", "."],

@@ -205,11 +205,48 @@ def test_a_field_that_is_missing_does_not_stop_the_others(
     assert_is_error(both, f"{tmp_path}/no.zarr: no such file or folder: check the path")
     assert "b.ome.zarr" in names_in(out)
     assert call("plan", package().location, folder, "--workers", 1).code == 1
-    # what is wrong with all of them is said once
+    # where none is left, what is wrong with many of them is said once
+    level = "has no level 3: its levels are 0 of shape (30, 40)"
     assert_is_error(
         run_small(folder, tmp_path / "other", "--level", 3),
         told[0],
+        f"{folder}/A/1/0: {level}",
+        told[1],
     )
+
+
+def test_what_is_wrong_with_each_input_is_told_where_none_can_be_run(run_small, image, tmp_path):
+    place = f"{tmp_path}/no.zarr"
+    result = run_small(place, tmp_path / "out", image, "--level", 1)
+    assert_is_error(
+        result,
+        f"{place}: no such file or folder: check the path",
+        f"{image}: has no level 1: its levels are 0 of shape (40, 55)",
+    )
+
+
+def test_a_folder_of_several_kinds_is_told_before_anything_is_run(run_small, image, tmp_path):
+    (tmp_path / "overview.png").touch()
+    assert_is_error(
+        run_small(tmp_path, tmp_path / "out"),
+        f"{tmp_path}: holds OME-Zarr and other images: give a pattern for those that are meant, "
+        f"such as '{tmp_path}/*.zarr'",
+    )
+
+
+def test_labels_do_not_go_into_an_archive(run_small, image, tmp_path):
+    shutil.make_archive(str(tmp_path / "a"), "zip", image)
+    sentence = (
+        "is in an archive or behind a cache, where labels cannot be written: give a path or an "
+        "address of their own with -o"
+    )
+    place = f"zip://labels/instances::{tmp_path}/a.zip"
+    for flags in ((), ("--scratch", tmp_path / "work")):
+        result = run_small(f"zip::{tmp_path}/a.zip", None, "--into", *flags)
+        assert_is_error(result, f"{place}: {sentence}")
+    out = f"simplecache::file://{tmp_path}/b.zarr"
+    assert_is_error(run_small(image, out), f"{out}: {sentence}")
+    assert names_in(tmp_path) == ["a.zip", image.name, "tiny_package"]
 
 
 def test_a_level_and_a_channel_are_chosen(run_small, crowd, write_ngff, tmp_path):

@@ -18,7 +18,9 @@ zarr = pytest.importorskip("zarr")
 distributed = pytest.importorskip("distributed")
 
 from spoco_zoo.block_jobs import BlockWishes
-from spoco_zoo.distributed import segment_image
+from spoco_zoo.distributed import _open_store, segment_image
+from spoco_zoo.errors import OutputError
+from spoco_zoo.label_stores import dump_store
 from spoco_zoo.package import load_package
 from spoco_zoo.segmentation import segment
 from spoco_zoo.session import EmbeddingSession
@@ -113,6 +115,28 @@ def test_labels_are_those_of_memory(judged, pools, tmp_path, kind, size, workers
     assert done.totals == (world.labels.max(),)
     assert os.listdir(tmp_path) == ["out.ome.zarr"]
     assert done.peak_bytes > 0
+
+
+def test_a_server_that_refuses_to_be_looked_at_is_told_at_resume(judged, tmp_path, monkeypatch):
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    world = judged("package")
+    volumes = open_volumes(world.url, 2)
+    wishes = BlockWishes(world.recipe, 2_000_000_000, scratch=tmp_path)
+    place = "memory://resumed/b.zarr", tmp_path, (16, 16), wishes
+    store = _open_store(volumes, *place)
+    (tmp_path / "store.json").write_bytes(dump_store(store))
+
+    def refuse(*_, **__):
+        raise LookupError("no rights")
+
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", refuse)
+    with pytest.raises(OutputError) as error:
+        _open_store(volumes, *place)
+    assert str(error.value) == (
+        "memory://resumed/b.zarr: cannot be looked at (no rights): look at its disk or server, and "
+        "at the credentials for it"
+    )
 
 
 # --- whatever dies

@@ -23,7 +23,7 @@ import tifffile
 
 from spoco_zoo.errors import OutputError, SettingError
 from spoco_zoo.figures import label_colors
-from spoco_zoo.label_stores import create_labels, refuse_finished, reopen
+from spoco_zoo.label_stores import LabelStore, create_labels, refuse_finished, reopen
 from spoco_zoo.volumes import open_volumes
 
 UNITS = {"z": 0.5, "y": 0.25, "x": 0.25}
@@ -597,6 +597,49 @@ def test_a_server_that_refuses_is_told_in_one_sentence(tmp_path, ask):
         "refusing://b.zarr: cannot be looked at (no credentials): look at its disk or server, and "
         "at the credentials for it"
     )
+
+
+NO_LOOK = (
+    "memory://mended/b.zarr: cannot be looked at (no rights): look at its disk or server, and at "
+    "the credentials for it"
+)
+
+
+@pytest.mark.parametrize(
+    ("forbidden", "act", "sentence"),
+    [
+        ("cat_file", LabelStore.is_unfinished, NO_LOOK),
+        ("cat_file", LabelStore.is_there, NO_LOOK),
+        ("cat_file", LabelStore.discard, NO_LOOK),
+        (
+            "rm",
+            LabelStore.discard,
+            "memory://mended/b.zarr: cannot be written (no rights): free space or choose another "
+            "place",
+        ),
+        (
+            "pipe_file",
+            lambda store: store.finish(1),
+            "memory://mended/b.zarr: cannot be written (no rights): free space or choose another "
+            "place",
+        ),
+    ],
+)
+def test_what_a_server_refuses_of_a_store_is_told_as_it_is(
+    tmp_path, monkeypatch, forbidden, act, sentence
+):
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    volumes = open_volumes(write_image(tmp_path / "a.zarr", (64, 64), "yx"), 2)
+    store = create_labels("memory://mended/b.zarr", volumes, chunks=(64, 64), overwrite=True)
+
+    def refuse(*_, **__):
+        raise LookupError("no rights")
+
+    monkeypatch.setattr(MemoryFileSystem, forbidden, refuse)
+    with pytest.raises(OutputError) as error:
+        act(store)
+    assert str(error.value) == sentence
 
 
 def test_labels_are_not_written_into_an_archive(tmp_path):

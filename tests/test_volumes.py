@@ -18,7 +18,13 @@ fsspec = pytest.importorskip("fsspec")
 import tifffile
 
 from spoco_zoo.errors import ImageError, MissingExtraError
-from spoco_zoo.volumes import group_images, guess_downsampling, is_volume, open_volumes
+from spoco_zoo.pyramids import guess_downsampling
+from spoco_zoo.volumes import (
+    find_volumes,
+    group_images,
+    is_volume,
+    open_volumes,
+)
 
 quick = settings(max_examples=60, deadline=None)
 
@@ -189,6 +195,26 @@ def test_a_plate_is_walked_well_by_well_and_field_by_field(tmp_path, version):
     assert [v.name for v in open_volumes(plate / "B/2", 2)] == ["0", "1"]
 
 
+@pytest.mark.parametrize("damage", [{}, {"well": []}, {"well": {"images": [{"path": ".."}]}}])
+def test_a_well_that_says_nothing_of_its_fields_does_not_stop_the_others(tmp_path, damage):
+    plate = tmp_path / "plate.zarr"
+    root = zarr.create_group(store=str(plate), zarr_format=2)
+    root.attrs["plate"] = {"wells": [{"path": "A/1"}, {"path": "B/2"}]}
+    root.create_group("A/1").attrs.put(damage)
+    root.create_group("B/2").attrs["well"] = {"images": [{"path": "0"}]}
+    write_image(plate / "B/2/0", numbers((6, 7)), "yx")
+    volumes, errors = find_volumes(plate, 2)
+    assert [v.name for v in volumes] == ["B-2-0"]
+    told = (
+        f"{plate}/A/1: its list of images cannot be understood: expected a plate, well or series "
+        "of OME-Zarr 0.4 or 0.5"
+    )
+    assert [str(error) for error in errors] == [told]
+    with pytest.raises(ImageError) as error:
+        open_volumes(plate, 2)
+    assert str(error.value) == told
+
+
 def test_a_plate_that_leads_elsewhere_is_refused(tmp_path):
     plate = tmp_path / "plate.zarr"
     root = zarr.create_group(store=str(plate), zarr_format=2)
@@ -289,6 +315,24 @@ def test_an_address_without_its_backend_says_what_to_install(monkeypatch):
         "gopher://bucket/a.zarr: gopher:// is an unknown kind of address: expected a path, or "
         "s3://, gs://, https:// and others that fsspec knows"
     )
+
+
+def test_of_a_chain_the_link_without_a_backend_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    for url in ("zip://a.zarr::s3://b/c.zip", "simplecache::s3://b/a.zarr", "zip::s3://b/c.zip"):
+        with pytest.raises(MissingExtraError) as error:
+            open_volumes(url, 2)
+        address = url.replace("zip::", "zip://::")
+        assert str(error.value) == (
+            f"{address}: s3:// needs a backend of fsspec that is not installed: pip install s3fs"
+        )
+    for url in ("zip://a.zarr::foo://b/c.zip", "foo://a.zarr::file:///c.zip"):
+        with pytest.raises(ImageError) as error:
+            open_volumes(url, 2)
+        assert str(error.value) == (
+            f"{url}: foo:// is an unknown kind of address: expected a path, or s3://, gs://, "
+            "https:// and others that fsspec knows"
+        )
 
 
 def test_shards_are_the_chunks_of_the_storage(tmp_path):
@@ -405,9 +449,9 @@ def test_an_image_that_is_given_twice_is_refused(tmp_path):
     urls = [write_image(tmp_path / f"{n}.zarr", numbers((2, 3, 4)), "tyx") for n in "ab"]
     one, other = (open_volumes(url, 2) for url in urls)
     assert [len(image) for image in group_images([*one, *other])] == [2, 2]
-    for given in ([*one, *one], [*one, *other, *one]):
+    for twice in ([*one, *one], [*one, *other, *one]):
         with pytest.raises(ImageError) as error:
-            group_images(given)
+            group_images(twice)
         assert str(error.value) == (
             f"{tmp_path}/a.zarr: is among the inputs 2 times: expected each image once"
         )
