@@ -61,6 +61,17 @@ def count_cores(root: Path = ROOT) -> int:
     return math.ceil(min(allowed, _read_quota(root)))
 
 
+def count_threads(root: Path = ROOT) -> int:
+    """Threads that a network may compute with: as OMP_NUM_THREADS says, or one for each core.
+
+    BLAS and PyTorch obey that variable by themselves; who starts several programs at once sets it.
+    ONNX Runtime does not, and its threads, which wait by spinning, would take the cores of others.
+    """
+    said = os.environ.get("OMP_NUM_THREADS", "")
+    cores = count_cores(root)
+    return min(int(said), cores) if said.isdecimal() and int(said) else cores
+
+
 def read_memory(root: Path = ROOT) -> Memory | None:
     """Memory that this process may use; None where the system does not tell."""
     total, free = _read_machine_memory(root)

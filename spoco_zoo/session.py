@@ -25,7 +25,7 @@ from jaxtyping import Float
 from spoco_zoo.device import DenseSteps
 from spoco_zoo.errors import DeviceError, MissingExtraError, PackageError, SettingError
 from spoco_zoo.foreign import ForeignPackage
-from spoco_zoo.machine import count_cores, count_gpus
+from spoco_zoo.machine import count_gpus, count_threads
 from spoco_zoo.package import Package
 
 _log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class EmbeddingSession:
         Args:
             package: A verified package.
             device: `cpu`, `cuda`, or `auto`: CUDA where there is a GPU that works.
-            threads: CPU threads; all cores where left out.
+            threads: CPU threads; where left out as many as OMP_NUM_THREADS says, or all cores.
             precision: `float32`, or `float16` for a network that computes in half precision on
                 CUDA; inputs and outputs are float32 all the same. With nuclei-2d, rounded on the
                 CPU as a GPU would, embeddings differed by 0.005 at most and instances hardly
@@ -355,7 +355,7 @@ def _start(content: bytes, place: Path, device: str, threads: int | None) -> Any
         onnxruntime.preload_dlls()  # CUDA and cuDNN from their wheels
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what fails is raised below
-    options.intra_op_num_threads = threads or count_cores()
+    options.intra_op_num_threads = threads or count_threads()
     options.enable_mem_pattern = False  # tiles differ in shape, and a plan of each takes memory
     # weights in other files would be read out of the folder that the program was started in
     options.add_session_config_entry(_EXTERNAL_FOLDER, os.devnull)

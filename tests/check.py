@@ -1,9 +1,9 @@
 """Run every check of the project, for people and CI alike: python tests/check.py [--quick].
 
-Lint, format, types, import floors, then the tests: first those that count for the branch coverage
-of the runtime rooms, then all others. Types and shapes are checked at every call by the first and
-by those of training. Checking takes a third of the time of a test, so those of packaging, engines
-and datasets do without.
+Lint, format, types and import floors, all at once; while they run, the tests: first those that
+count for the branch coverage of the runtime rooms, then all others. Types and shapes are checked
+at every call by the first and by those of training. Checking takes a third of the time of a test,
+so those of packaging, engines and datasets do without.
 `--quick` leaves the tests out.
 """
 
@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -52,18 +53,36 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"} | dict(os.env
 
 
 def main() -> int:
-    """Run the checks in order; the exit code of the first that fails."""
+    """Run the checks; the exit code of the first that fails, told as soon as it is known."""
     quick = "--quick" in sys.argv[1:]
-    for command in CHECKS if quick else CHECKS + TESTS:
-        start = time.monotonic()
-        print(f"--- {' '.join(command)}", flush=True)
-        code = subprocess.run(
-            [str(BIN / command[0]), *command[1:]], cwd=ROOT, check=False, env=ONE_THREAD
-        ).returncode
-        print(f"--- {command[0]}: exit {code} after {time.monotonic() - start:.0f} s", flush=True)
-        if code:
-            return code
-    return 0
+    with ThreadPoolExecutor(len(CHECKS)) as pool:  # they take one core, and tests not always both
+        checks = [pool.submit(run, command, is_apart=True) for command in CHECKS]
+        for command in () if quick else TESTS:
+            code = run(command) or next((c.result() for c in checks if c.done() and c.result()), 0)
+            if code:
+                return code
+        return next((code for code in (check.result() for check in checks) if code), 0)
+
+
+def run(command: list[str], *, is_apart: bool = False) -> int:
+    """Run one command; what it says stays together, at its end, where others run beside it."""
+    start = time.monotonic()
+    title = f"--- {' '.join(command)}"
+    if not is_apart:
+        print(title, flush=True)
+    done = subprocess.run(
+        [str(BIN / command[0]), *command[1:]],
+        cwd=ROOT,
+        check=False,
+        env=ONE_THREAD,
+        stdout=subprocess.PIPE if is_apart else None,
+        stderr=subprocess.STDOUT if is_apart else None,
+        text=True,
+    )
+    said = f"{title}\n{done.stdout}" if is_apart else ""
+    end = f"--- {command[0]}: exit {done.returncode} after {time.monotonic() - start:.0f} s"
+    print(f"{said}{end}", flush=True)
+    return done.returncode
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from spoco_zoo.machine import (
     Memory,
     choose_gpu,
     count_cores,
+    count_threads,
     one_blas_thread,
     read_disk,
     read_gpus,
@@ -42,6 +44,21 @@ def test_a_machine_that_does_not_say_what_is_allowed_counts_them_all(monkeypatch
     for told, counted in ((6, 6), (None, 1)):
         monkeypatch.setattr(os, "cpu_count", lambda told=told: told)
         assert count_cores() == counted
+
+
+@pytest.mark.parametrize(
+    ("said", "counted"),
+    [(None, 6), ("1", 1), ("4", 4), ("6", 6), ("64", 6), ("0", 6), ("", 6), ("-2", 6), ("2,1", 6)],
+)
+def test_a_network_has_as_many_threads_as_the_variable_allows(monkeypatch, said, counted):
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    if said is None:
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    else:
+        monkeypatch.setenv("OMP_NUM_THREADS", said)
+    assert count_threads(Path("/nowhere")) == counted
+    assert count_cores(Path("/nowhere")) == 6
 
 
 def test_one_thread_of_blas_lasts_until_the_last_user_leaves():

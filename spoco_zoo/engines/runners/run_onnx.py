@@ -5,6 +5,7 @@ only the version.
 """
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -34,6 +35,8 @@ def main(words: list[str]) -> int:
         told["stage"] = "open"
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
+        said = os.environ.get("OMP_NUM_THREADS", "")
+        options.intra_op_num_threads = int(said) if said.isdecimal() else 0  # all cores
         session = onnxruntime.InferenceSession(
             words[0], options, providers=["CPUExecutionProvider"]
         )
