@@ -554,14 +554,19 @@ def tiny_scores(tmp_path_factory):
     return folder / "scores.json"
 
 
+# images on which the memory of a tiny network is measured: not one of the tests is about the number
+SMALL_SIZES = {2: ((64, 64), (128, 128)), 3: ((8, 32, 32), (16, 32, 32))}
+
+
 @pytest.fixture(scope="session")
 def tiny_export(tmp_path_factory, tiny_run, tiny_scores):
     """The package of the run, proven by everything; its folder and the stages of the export."""
     pytest.importorskip("bioimageio.core")
-    from spoco_zoo.packaging import ExportOptions, export_package
+    from spoco_zoo.packaging import ExportOptions, export_package, memory
 
     folder, stages = tmp_path_factory.mktemp("export") / "package", []
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory, "SIZES", SMALL_SIZES)
         warnings.simplefilter("ignore", ResourceWarning)
         export_package(tiny_run, folder, ExportOptions(scores=tiny_scores, on_stage=stages.append))
         gc.collect()
@@ -576,7 +581,15 @@ def collected():
 
 
 @pytest.fixture
-def quick_judge(monkeypatch):
+def small_memory(monkeypatch):
+    """Measure memory on small images, for most of an export of a tiny network is that of large."""
+    from spoco_zoo.packaging import memory
+
+    monkeypatch.setattr(memory, "SIZES", SMALL_SIZES)
+
+
+@pytest.fixture
+def quick_judge(monkeypatch, small_memory):
     """Let engines and bioimageio.core pass everything, where `tiny_export` has asked them."""
     core = pytest.importorskip("bioimageio.core")
     from spoco_zoo.packaging import export

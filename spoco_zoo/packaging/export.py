@@ -9,6 +9,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -61,7 +62,7 @@ from spoco_zoo.recipe import Consistency, Recipe
 from spoco_zoo.scenes import simulate_scene
 from spoco_zoo.segmentation import make_instances
 from spoco_zoo.session import Embedded
-from spoco_zoo.spec import Spec, dump_yaml
+from spoco_zoo.spec import SceneName, Spec, dump_yaml
 from spoco_zoo.training import net as net_module
 from spoco_zoo.training.net import PackagedUNet, count_parameters
 
@@ -378,8 +379,14 @@ class _Draft:
         return self._simulate(space, seed=1)
 
     def _simulate(self, space: tuple[int, ...] | list[int], seed: int) -> np.ndarray:
-        image, _ = simulate_scene(self.spec.card.scene, tuple(space), seed)
+        image = _picture_of(self.spec.card.scene, tuple(space), seed)
         return np.repeat(image[None], self.channels, axis=0)
+
+
+@lru_cache(maxsize=8)
+def _picture_of(scene: SceneName, space: tuple[int, ...], seed: int) -> np.ndarray:
+    """An image of a scene, which all flavours of a network share."""
+    return simulate_scene(scene, space, seed)[0]
 
 
 def _to_picture(values: np.ndarray, *, is_label: bool) -> np.ndarray:

@@ -457,7 +457,11 @@ def test_a_check_that_does_not_hold_leaves_nothing(tiny_run, tmp_path, quick_jud
 
 
 @pytest.mark.parametrize("flavour", ["instances", "boundaries", "qupath"])
-def test_flavours_for_desktops_are_proven_in_what_is_installed(tiny_run, tmp_path, flavour):
+def test_flavours_for_desktops_are_proven_in_what_is_installed(
+    tiny_run, tmp_path, request, flavour
+):
+    if flavour != "boundaries":  # once on images as large as those of users
+        request.getfixturevalue("small_memory")
     options = ExportOptions(flavour=flavour, draft=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
