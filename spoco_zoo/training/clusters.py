@@ -32,7 +32,6 @@ from spoco_zoo.spec import LossSettings
 from spoco_zoo.training.pairs import (
     Anchors,
     exp2_,
-    find_hinges,
     find_near,
     iterate_blocks,
     lean_of_anchors,
@@ -213,7 +212,7 @@ class _Part:
         rows = anchors.rows(pixels)
         logs = anchors.log_soft(rows)
         unlabeled = max(chosen.unlabeled - block.start, 0)
-        distance, hinge = find_hinges(logs[:unlabeled], anchors.unit, image.words.delta_dist)
+        distance, hinge = anchors.hinges(logs[:unlabeled], image.words.delta_dist)
         if chosen.places is None and unlabeled:
             hinge.mul_(self.own[block, None] == 0)
         return _Pairs(places, anchors, rows, exp2_(logs), hinge, hinge / distance)

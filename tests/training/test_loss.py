@@ -521,6 +521,22 @@ def test_gradients_of_the_supervised_terms_are_right(term, seed):
     assert gradcheck(lambda e: term(clusters_of(e, LABELS, wide)), embedding)
 
 
+@pytest.mark.parametrize("spread", [1.0, 10.0])
+@pytest.mark.parametrize("noise", [0.0, 1e-4, 1e-3])
+def test_no_unlabeled_pixel_is_pushed_harder_for_being_where_an_instance_is(spread, noise):
+    """By an instance mean at most as a hinge of delta_dist pushes, whatever rounding makes of d."""
+    truth = torch.randint(1, 4, (40, 40), generator=draws(0))
+    means = spread * torch.randn(4, 16, generator=draws(1))
+    jitter = noise * torch.randn(16, 40, 40, generator=draws(2))
+    embedding = (means[truth].movedim(-1, 0) + jitter).requires_grad_()
+    is_unlabeled = torch.rand(40, 40, generator=draws(3)) < 0.5
+    labels = truth.masked_fill(is_unlabeled, UNLABELED)
+    value = unlabeled_push(clusters_of(embedding, labels))
+    (gradient,) = torch.autograd.grad(value, embedding)
+    most = 2 * DEFAULTS.delta_dist / is_unlabeled.sum()
+    assert gradient[:, is_unlabeled].norm(dim=0).max() < 1.3 * most
+
+
 @pytest.mark.parametrize("dice", ["per_instance", "joint"])
 def test_the_gradient_of_consistency_is_right(dice):
     words = LossSettings(dice=dice, delta_var=1.0)
