@@ -862,6 +862,16 @@ def test_the_batch_is_the_mean_over_its_images():
     assert min(alone[0].values()) >= 0.0 < alone[0]["foreground"]
 
 
+def test_sums_over_a_million_pixels_keep_their_digits():
+    embedding = 0.3 + 0.05 * torch.randn(2, 1024, 1024, generator=draws(0))
+    labels = torch.ones(1024, 1024, dtype=torch.int64)
+    found = clusters_of(embedding, labels)
+    whole = clusters_of(embedding.double(), labels)
+    for name in ("means", "pull_hinges", "shared", "soft_squares"):
+        table, exact = getattr(found, name).double(), getattr(whole, name)
+        assert torch.allclose(table, exact, rtol=1e-5, atol=1e-6), name
+
+
 class _Sizes(TorchDispatchMode):
     """Record the largest tensor that any operation makes."""
 
