@@ -8,7 +8,7 @@ from pathlib import Path
 from spoco_zoo.errors import ImageError
 from spoco_zoo.images import is_image
 from spoco_zoo.refusals import say_why
-from spoco_zoo.stores import is_remote
+from spoco_zoo.stores import clean_address, is_remote
 from spoco_zoo.volumes import is_volume
 
 
@@ -20,18 +20,21 @@ def is_large(inputs: Sequence[str], out: str | None, *, into: bool) -> bool:
 def find_inputs(inputs: Sequence[str]) -> list[str]:
     """Put what they hold in the place of folders of OME-Zarr and of patterns, sorted in each.
 
+    What is named several times, however it is written, is taken once.
+
     Raises:
         ImageError: A folder cannot be read, or one or a pattern holds OME-Zarr and other images.
     """
-    found: dict[str, None] = {}
+    found: dict[str, str] = {}
     for entry in inputs:
         try:
-            found |= dict.fromkeys(_look_into(entry) or [entry])
+            for name in _look_into(entry) or [entry]:
+                found.setdefault(clean_address(name), name)
         except OSError as error:
             raise ImageError(
                 f"{entry}: cannot be looked at ({say_why(error)}): look at its disk and rights"
             ) from error
-    return list(found)
+    return list(found.values())
 
 
 def _look_into(entry: str) -> list[str]:

@@ -69,6 +69,8 @@ def test_a_folder_or_pattern_of_several_kinds_is_refused(images, tmp_path, name)
 
 def test_what_several_inputs_name_is_run_once(images, tmp_path):
     assert find_inputs([f"{tmp_path}/*/*.zarr", images[1], f"{tmp_path}/one"]) == images[:2]
+    assert find_inputs([f"{tmp_path}/one", f"{images[0]}/", f"file://{images[0]}"]) == images[:1]
+    assert find_inputs(["s3://x/a.zarr/", "s3://x/a.zarr"]) == ["s3://x/a.zarr/"]
 
 
 def test_a_folder_that_cannot_be_read_is_told(images, tmp_path, monkeypatch):

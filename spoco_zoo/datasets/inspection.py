@@ -47,7 +47,7 @@ class Split:
 
     name: str
     images: tuple[Measured, ...]
-    unread: tuple[str, ...] = ()  # files beside them that are no images or labels
+    unread: tuple[str, ...] = ()  # what lies beside them and is no image or labels
 
     @property
     def sources(self) -> list[Source]:
@@ -100,7 +100,8 @@ class Inspection:
         first, *others = self.splits
         lines = [line for split in self.splits for line in _warn(split, self.spec)]
         lines += [line for split in others for line in _compare(split, first)]
-        if [split.name for split in self.splits] == ["train"]:
+        names = [split.name for split in self.splits]
+        if "train" in names and "val" not in names:
             lines.append("val is missing: training needs some labelled images there")
         return lines
 
@@ -342,8 +343,10 @@ def _warn(split: Split, spec: Spec) -> list[str]:
         told = f"have fewer pixels than the crop {list(crop)}, so are mirrored"
         lines += _name(split, smaller, told)
     if split.unread:
+        is_one = len(split.unread) == 1
         lines.append(
-            f"passed over, since their endings are none that are read: {_shorten(split.unread)}"
+            f"{len(split.unread)} {'entry is' if is_one else 'entries are'} passed over, since "
+            f"only files of other endings are read ({_shorten(split.unread)})"
         )
     return [f"{split.name}: {line}" for line in lines]
 

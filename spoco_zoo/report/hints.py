@@ -145,7 +145,7 @@ def _of_course(run: Run) -> Iterator[Hint]:
         yield Hint(
             "The score fell again",
             f"From {scores[best]:.3f} at step {steps[best]:,.0f} to {scores[-1]:.3f} at step "
-            f"{steps[-1]:,.0f}. The best network is kept. More labelled instances or more "
+            f"{steps[-1]:,.0f}. The better of both is kept. More labelled instances or more "
             "augmentation hold off the fall; more steps do not.",
         )
 

@@ -32,7 +32,6 @@ from spoco_zoo.spec import LossSettings
 from spoco_zoo.training.pairs import (
     Anchors,
     exp2_,
-    find_hinges,
     find_near,
     iterate_blocks,
     lean_of_anchors,
@@ -213,7 +212,7 @@ class _Part:
         rows = anchors.rows(pixels)
         logs = anchors.log_soft(rows)
         unlabeled = max(chosen.unlabeled - block.start, 0)
-        distance, hinge = find_hinges(logs[:unlabeled], anchors.unit, image.words.delta_dist)
+        distance, hinge = anchors.hinges(logs[:unlabeled], image.words.delta_dist)
         if chosen.places is None and unlabeled:
             hinge.mul_(self.own[block, None] == 0)
         return _Pairs(places, anchors, rows, exp2_(logs), hinge, hinge / distance)
@@ -228,14 +227,12 @@ class _ClusterSums(torch.autograd.Function):
         counts: Tensor,
         words: _Words,
     ) -> tuple[Tensor, ...]:
-        means = pixels.new_zeros(*counts.shape, pixels.shape[2])
+        means = _find_means(pixels, own, counts)
         of_own = pixels.new_zeros(*counts.shape, 3)  # the third: squares of those that are alone
         of_pairs = pixels.new_zeros(2, len(counts), counts.shape[1] - 2)
         leans = pixels.new_zeros(*of_pairs.shape, pixels.shape[2])
         ctx.words, ctx.chosen, ctx.near = words, [], []
         for number in range(len(pixels)):
-            means[number].index_add_(0, own[number], pixels[number])
-            means[number] /= counts[number].clamp_min(1)[:, None]
             image = _Image(number, (pixels, own, counts, means), words)
             for part in image.parts():
                 x = part.find_own()
@@ -244,7 +241,7 @@ class _ClusterSums(torch.autograd.Function):
                 if chosen.is_alone is not None:
                     torch.mul(x.shared.square(), chosen.is_alone, out=alone)
                 values = torch.stack([x.hinge.square(), x.shared, alone], dim=1)
-                of_own[number].index_add_(0, part.own, values)
+                of_own[number] += _sum_each(values, part.own, counts.shape[1])
                 ctx.chosen.append(chosen)
                 for block in part.blocks(chosen):
                     sums, leaning = _sum_pairs(part.find_pairs(chosen, block, slice(None)))
@@ -289,6 +286,23 @@ class _ClusterSums(torch.autograd.Function):
             for part in image.parts():
                 gradients[part.slice] += by_mean.index_select(0, part.own)
         return for_pixels, None, None, None
+
+
+def _find_means(pixels: Tensor, own: Tensor, counts: Tensor) -> Tensor:
+    """Find the mean of each cluster of each image, (b, n, e)."""
+    sums = pixels.new_zeros(*counts.shape, pixels.shape[2])
+    for image, clusters, total in zip(pixels, own, sums, strict=True):
+        for part in iterate_blocks(len(image), _PER_PIXEL, image.device):
+            total += _sum_each(image[part], clusters[part], len(total))
+    return sums / counts.clamp_min(1)[..., None]
+
+
+def _sum_each(values: Tensor, own: Tensor, count: int) -> Tensor:
+    """Sum values (p, k) of a part over the pixels of each cluster, (n, k).
+
+    Part by part, since a sum of a million float32, one added after the other, has few digits.
+    """
+    return values.new_zeros(count, values.shape[1]).index_add_(0, own, values)
 
 
 def _sum_pairs(pairs: _Pairs) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@
     ├── environment.json  versions, device, precision, parameters
     ├── augmented.png     the first crops as the network sees them: both views, and labels
     ├── last.pt           networks, optimiser and step: where --resume goes on
-    ├── best.pt           the same at the best validation score
+    ├── best.pt           the same at the best validation score, or last.pt where that fits better
     ├── history.csv       the terms of the loss over the steps
     ├── curves.png        the same as a picture
     ├── recipe.json       how embeddings become instances, and the score that this reached
@@ -354,16 +354,26 @@ class _Run:
         return fitted
 
     def _fit(self, validation: Sequence[AnySample]) -> Fitted:
-        """Choose the numbers of the recipe with the best network, and write them."""
-        best = load_checkpoint(self.folder / "best.pt", self.device)
-        self.pair.load_state_dict(best["pair"])
-        method = self.spec.clustering.method
-        needs_g = method is None or method.method == "consistency"
-        embedded = self._embed(validation, needs_g=needs_g)
+        """Choose the network and the numbers of its recipe together, and write them.
+
+        Scores in training are those of one recipe, which may suit an earlier network by chance:
+        the last one is fitted too, and becomes the best one where it scores higher then.
+        """
+        of_last, step, end = None, self._load_pair("best.pt"), self._load_pair("last.pt")
+        if self.spec.clustering.fit and step < end:
+            of_last = fit_recipe(self.spec, self._embed_for_fit(validation))
+        self._load_pair("best.pt")
+        embedded = self._embed_for_fit(validation)
         fitted = fit_recipe(self.spec, embedded)
+        if of_last is not None and of_last.scores["mean_ap"] > fitted.scores["mean_ap"]:
+            fitted, step = of_last, self._load_pair("last.pt")
+            embedded = self._embed_for_fit(validation)
+            # before the recipe: killed here, the run is fitted to the same network again
+            last = (self.folder / "last.pt").read_bytes()
+            write_bytes(self.folder / "best.pt", last, overwrite=True)
         content = {
             "recipe": fitted.recipe.model_dump(mode="json"),
-            "step": best["step"],
+            "step": step,
             "validation": fitted.scores,
             "validation_images": len(validation),
             "tried": [
@@ -375,6 +385,17 @@ class _Run:
         kept = [Validated(s.name, s.image, e) for s, e in zip(validation, embedded, strict=True)]
         write_examples(self.folder / "examples", kept, fitted.recipe)
         return fitted
+
+    def _load_pair(self, name: str) -> int:
+        """Take the networks of a checkpoint; return its step."""
+        state = load_checkpoint(self.folder / name, self.device)
+        self.pair.load_state_dict(state["pair"])
+        return int(state["step"])
+
+    def _embed_for_fit(self, validation: Sequence[AnySample]) -> list[Embedded]:
+        method = self.spec.clustering.method
+        needs_g = method is None or method.method == "consistency"
+        return self._embed(validation, needs_g=needs_g)
 
     def save(self, name: str) -> None:
         """Write a checkpoint under its name only when it is complete, and the history."""

@@ -30,6 +30,7 @@ _NEGLIGIBLE = -28.0  # an exponent: a million such pairs sum up to less than 1e-
 _LEAST = -40.0  # an exponent: beyond come numbers that are slow to compute with
 _NOTHING = 1e-8  # a sum of soft masks: less than one pixel in a hundred million
 _TINY = 1e-6
+_ROUNDED = 4.0  # times eps |a|^2: what a squared distance by a matrix product may be wrong by
 
 
 class Anchors(NamedTuple):
@@ -61,6 +62,20 @@ class Anchors(NamedTuple):
         """Find the log2 of all soft masks, which rounding may bring above zero."""
         return rows @ self.table.T
 
+    def hinges(
+        self, logs: Float[Tensor, "p a"], delta_dist: float
+    ) -> tuple[Float[Tensor, "p a"], Float[Tensor, "p a"]]:
+        """Find d to divide by, and the hinges max(delta_dist - d, 0), from the log2 of soft masks.
+
+        The first is never less than what rounding makes uncertain: a pixel that seems to be nearer
+        than it is would get a gradient of any length.
+        """
+        distance = (logs * -self.unit).clamp_min_(_TINY**2).sqrt_()
+        hinge = (delta_dist - distance).clamp_min_(0.0)
+        # the last column of the table is -|a|^2
+        rounded = self.table[:, -1] * (-self.unit * _ROUNDED * torch.finfo(logs.dtype).eps)
+        return torch.maximum(distance, rounded.sqrt(), out=distance), hinge
+
     def only(self, some: Tensor | slice) -> "Anchors":
         """Leave out the others; the centre stays."""
         return self._replace(places=self.places[some], table=self.table[some])
@@ -74,14 +89,6 @@ def squares_of_rows(rows: Float[Tensor, "p e"]) -> Float[Tensor, " p"]:
 def exp2_(logs: Tensor) -> Tensor:
     """Soft masks from their log2, in place, but none so small that it is slow to compute with."""
     return logs.clamp_(_LEAST / math.log(2.0), 0.0).exp2_()
-
-
-def find_hinges(
-    logs: Float[Tensor, "p a"], unit: float, delta_dist: float
-) -> tuple[Float[Tensor, "p a"], Float[Tensor, "p a"]]:
-    """Find d and the hinges max(delta_dist - d, 0), from the log2 of soft masks."""
-    distance = (logs * -unit).clamp_min_(_TINY**2).sqrt_()
-    return distance, (delta_dist - distance).clamp_min_(0.0)
 
 
 def lean_of_pixels(

@@ -10,6 +10,7 @@ import math
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ from spoco_zoo.spec import DataSettings, LabelZero
 
 _MEMORY_BYTES = 4 << 30  # of a split, normalised and with its labels, to hold in memory
 _WHOLE_BYTES = 1 << 30  # of one image, to find its statistics at once
-_SLAB = 1 << 22  # pixels whose labels are looked at together
+_BOX = 1 << 22  # pixels whose labels are looked at together
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,11 +63,10 @@ class Sample:
         """Bring labels of the file to three states, of which only some instances stay."""
         return replace(self, labels=to_states(self.labels, kept, label_zero), kept=kept)
 
-    def label_slabs(self) -> Iterator[Int[np.ndarray, "*space"]]:
-        """Cut the labels along the first axis into parts that are small in memory."""
-        step = max(_SLAB // math.prod(self.space[1:]), 1)
-        for start in range(0, self.space[0], step):
-            yield self.labels[start : start + step]
+    def label_boxes(self, overlap: int = 0) -> Iterator[Int[np.ndarray, "*space"]]:
+        """Cut the labels into boxes that are small in memory."""
+        for box in _cut(self.space, overlap):
+            yield self.labels[box]
 
     def has_background(self) -> bool:
         """Whether some pixel is known background."""
@@ -127,14 +127,14 @@ class StreamedSample:
         """Keep only some instances."""
         return replace(self, kept=kept, label_zero=label_zero)
 
-    def label_slabs(self) -> Iterator[Int[np.ndarray, "*space"]]:
-        """Read the labels slab by slab, in three states."""
-        for box in self.source.slabs():
+    def label_boxes(self, overlap: int = 0) -> Iterator[Int[np.ndarray, "*space"]]:
+        """Read the labels box by box, in three states."""
+        for box in _cut(self.space, overlap):
             yield to_states(self.source.read_labels(box), self.kept, self.label_zero)
 
     def has_background(self) -> bool:
         """Whether some pixel is known background."""
-        return any((labels == BACKGROUND).any() for labels in self.label_slabs())
+        return any((labels == BACKGROUND).any() for labels in self.label_boxes())
 
     def places(self) -> "Places":
         """List the pixels of instances, as positions in the flat image."""
@@ -165,6 +165,20 @@ class Places:
 
 
 AnySample = Sample | StreamedSample
+
+
+def _cut(space: Sequence[int], overlap: int) -> Iterator[Box]:
+    """Cut an image into boxes; no thin ones, in which little of an instance could be seen."""
+    sides = list(space)
+    while math.prod(sides) > _BOX:
+        longest = sides.index(max(sides))
+        sides[longest] = -(-sides[longest] // 2)
+    starts = (range(0, size, side) for size, side in zip(space, sides, strict=True))
+    for corner in product(*starts):
+        yield tuple(
+            slice(max(at - overlap, 0), min(at + side + overlap, size))
+            for at, side, size in zip(corner, sides, space, strict=True)
+        )
 
 
 def choose_instances(

@@ -172,15 +172,27 @@ def test_files_that_are_not_read_are_named(tmp_path, write_hdf5):
         (tmp_path / "train" / name).touch()
     (tmp_path / "train/images/more").mkdir()
     assert inspect(tmp_path).warnings() == [
-        "train: passed over, since their endings are none that are read: images/b.jpg, "
-        "images/c.czi, images/more, ..."
+        "train: 4 entries are passed over, since only files of other endings are read "
+        "(images/b.jpg, images/c.czi, images/more, ...)"
     ]
     write_hdf5(tmp_path / "h/train/a.h5", raw=labels % 7, label=labels)
     (tmp_path / "h/train/b.tif").touch()
     assert inspect(tmp_path / "h").warnings() == [
-        "train: passed over, since their endings are none that are read: b.tif",
+        "train: 1 entry is passed over, since only files of other endings are read (b.tif)",
         "val is missing: training needs some labelled images there",
     ]
+
+
+@pytest.mark.parametrize(
+    ("splits", "told"),
+    [("train", True), ("train test", True), ("train val", False), ("val", False), ("test", False)],
+)
+def test_validation_images_that_training_would_miss_are_asked_for(tmp_path, splits, told):
+    labels = np.kron(np.arange(1, 65).reshape(8, 8), np.ones((16, 16), int)).astype(np.uint16)
+    for number, split in enumerate(splits.split()):
+        write(tmp_path, split, f"{number}", np.roll(labels, number, axis=0))
+    line = "val is missing: training needs some labelled images there"
+    assert (line in inspect(tmp_path).warnings()) == told
 
 
 def test_advice_for_a_volume_without_a_spec(tmp_path):

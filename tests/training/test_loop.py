@@ -413,6 +413,28 @@ def test_the_first_of_the_best_scores_is_kept_and_the_last_where_all_are_zero(sc
     assert number == kept
 
 
+@pytest.mark.parametrize("good", ["best.pt", "last.pt"])
+def test_of_the_best_and_the_last_network_the_one_that_fits_better_is_kept(
+    discs, whole, tmp_path, good
+):
+    """What scored best in training, with the recipe of the spec, may be the worse one."""
+    shutil.copytree(whole[0], tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "examples")
+    (tmp_path / "run" / "recipe.json").unlink()
+    trained = load_checkpoint(tmp_path / "run" / "last.pt")
+    empty = {name: torch.zeros_like(value) for name, value in trained["pair"].items()}
+    for name, step in (("best.pt", 6), ("last.pt", 14)):
+        pair = trained["pair"] if name == good else empty
+        torch.save({**trained, "step": step, "pair": pair}, tmp_path / "run" / name)
+    result = run(make_spec(), discs, tmp_path / "run", resume=True)
+    assert result.fitted.scores == whole[1].fitted.scores
+    kept = load_checkpoint(tmp_path / "run" / "best.pt")
+    assert kept["step"] == {"best.pt": 6, "last.pt": 14}[good]
+    assert same(kept["pair"], trained["pair"])
+    assert json.loads((tmp_path / "run" / "recipe.json").read_text())["step"] == kept["step"]
+    assert (tmp_path / "run" / "examples" / "examples.json").is_file()
+
+
 def test_a_finished_run_is_read_back(discs, whole):
     folder, result, _ = whole
     spec, pair, fitted = load_run(folder)

@@ -521,6 +521,22 @@ def test_gradients_of_the_supervised_terms_are_right(term, seed):
     assert gradcheck(lambda e: term(clusters_of(e, LABELS, wide)), embedding)
 
 
+@pytest.mark.parametrize("spread", [1.0, 10.0])
+@pytest.mark.parametrize("noise", [0.0, 1e-4, 1e-3])
+def test_no_unlabeled_pixel_is_pushed_harder_for_being_where_an_instance_is(spread, noise):
+    """By an instance mean at most as a hinge of delta_dist pushes, whatever rounding makes of d."""
+    truth = torch.randint(1, 4, (40, 40), generator=draws(0))
+    means = spread * torch.randn(4, 16, generator=draws(1))
+    jitter = noise * torch.randn(16, 40, 40, generator=draws(2))
+    embedding = (means[truth].movedim(-1, 0) + jitter).requires_grad_()
+    is_unlabeled = torch.rand(40, 40, generator=draws(3)) < 0.5
+    labels = truth.masked_fill(is_unlabeled, UNLABELED)
+    value = unlabeled_push(clusters_of(embedding, labels))
+    (gradient,) = torch.autograd.grad(value, embedding)
+    most = 2 * DEFAULTS.delta_dist / is_unlabeled.sum()
+    assert gradient[:, is_unlabeled].norm(dim=0).max() < 1.3 * most
+
+
 @pytest.mark.parametrize("dice", ["per_instance", "joint"])
 def test_the_gradient_of_consistency_is_right(dice):
     words = LossSettings(dice=dice, delta_var=1.0)
@@ -844,6 +860,16 @@ def test_the_batch_is_the_mean_over_its_images():
     assert evaluate([1, 1, 1, 1]) == pytest.approx(alone[1], abs=1e-6)
     assert alone[1]["foreground"] == alone[1]["pull"] == 0.0
     assert min(alone[0].values()) >= 0.0 < alone[0]["foreground"]
+
+
+def test_sums_over_a_million_pixels_keep_their_digits():
+    embedding = 0.3 + 0.05 * torch.randn(2, 1024, 1024, generator=draws(0))
+    labels = torch.ones(1024, 1024, dtype=torch.int64)
+    found = clusters_of(embedding, labels)
+    whole = clusters_of(embedding.double(), labels)
+    for name in ("means", "pull_hinges", "shared", "soft_squares"):
+        table, exact = getattr(found, name).double(), getattr(whole, name)
+        assert torch.allclose(table, exact, rtol=1e-5, atol=1e-6), name
 
 
 class _Sizes(TorchDispatchMode):

@@ -236,21 +236,34 @@ def test_instances_that_boundaries_leave_are_counted_and_none_is_refused(monkeyp
     rows = np.kron(np.arange(1, 9), np.ones(2, int))
     thin = make_sample(np.ones((20, 1), int) * rows)
     thick = make_sample(np.kron(np.arange(1, 5).reshape(2, 2), np.ones((9, 9), int)))
-    told = "data.boundary_width is 1: of {} labelled instances {} are left"
-    assert check_boundaries([thick], 1) == told.format(4, 4)
-    assert check_boundaries([thin, thick], 1) == told.format(12, 6)
+    told = "data.boundary_width is 1: of {}{} labelled instances {} are left"
+    assert check_boundaries([thick], 1) == told.format("", 4, 4)
+    assert check_boundaries([thin, thick], 1) == told.format("", 12, 6)
     # of many pixels the first are enough
     monkeypatch.setattr("spoco_zoo.training.samples._LOOKED_AT", 0)
-    assert check_boundaries([thin, thick], 1) == told.format(8, 2)
-    # and slab by slab it is the same
+    assert check_boundaries([thin, thick], 1) == told.format("the first ", 8, 2)
+    # and box by box it is the same
     monkeypatch.setattr("spoco_zoo.training.samples._LOOKED_AT", 1 << 20)
-    monkeypatch.setattr("spoco_zoo.training.reading._SLAB", 16 * 10)
-    assert check_boundaries([thin, thick], 1) == told.format(12, 6)
+    monkeypatch.setattr("spoco_zoo.training.reading._BOX", 16 * 10)
+    assert check_boundaries([thin, thick], 1) == told.format("", 12, 6)
     with pytest.raises(SettingError) as error:
         check_boundaries([thin, thick], 8)
     assert str(error.value) == (
         "data.boundary_width is 8: boundaries of that width leave nothing of the 12 labelled "
         "instances: expected less than half of their width; lower it"
+    )
+
+
+def test_thin_instances_of_a_volume_of_large_slices_are_not_lost_by_cutting_it(monkeypatch):
+    rods = np.zeros((1, 12, 96), int)  # of 3 x 5 pixels across, one beside the other
+    rods[0, 3:8, :90] = np.repeat(np.arange(1, 31), 3)
+    volume = make_sample(np.repeat(rods, 16, axis=0))
+    monkeypatch.setattr("spoco_zoo.training.reading._BOX", rods.size)
+    boxes = list(volume.label_boxes())
+    assert sum(box.size for box in boxes) == volume.labels.size
+    assert max(box.size for box in boxes) <= rods.size
+    assert check_boundaries([volume], 1) == (
+        "data.boundary_width is 1: of 30 labelled instances 30 are left"
     )
 
 
