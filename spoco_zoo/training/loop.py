@@ -30,9 +30,7 @@ from typing import Any
 
 import torch
 
-from spoco_zoo.curves import training_curves
 from spoco_zoo.errors import SettingError
-from spoco_zoo.examples import Validated, write_examples
 from spoco_zoo.figures import write_png
 from spoco_zoo.files import write_bytes
 from spoco_zoo.metrics import mean_scores
@@ -41,9 +39,9 @@ from spoco_zoo.training.batches import iterate_batches
 from spoco_zoo.training.checkpoints import (
     CHECKPOINT_VERSION,
     build_net,
-    load_checkpoint,
     load_state,
 )
+from spoco_zoo.training.ending import finish_run
 from spoco_zoo.training.history import TERMS, History
 from spoco_zoo.training.loss import LossTerms, spoco_loss
 from spoco_zoo.training.momentum import MomentumPair
@@ -62,11 +60,8 @@ from spoco_zoo.training.sheet import show_crops
 from spoco_zoo.training.splits import expect_equal, list_instances, read_splits
 from spoco_zoo.training.starting import fill, read_start
 from spoco_zoo.training.validation import (
-    Embedded,
-    Fitted,
-    embed_all,
+    embed_by,
     find_instances,
-    fit_recipe,
     goal,
     score_instances,
     start_recipe,
@@ -112,7 +107,9 @@ def train(spec: Spec, data: Path, run_folder: Path, options: TrainOptions) -> Tr
                 if ranks.first(partial(end, batch)):
                     return TrainResult(run_folder, run.step, finished=False, fitted=None)
             options.on_stage("fitting the recipe")
-            fitted = ranks.first(partial(run.finish, validation))
+            fitted = ranks.first(
+                partial(finish_run, spec, run_folder, run.pair, validation, device)
+            )
     return TrainResult(run_folder, run.step, finished=True, fitted=fitted)
 
 
@@ -325,12 +322,12 @@ class _Run:
         The first of them, and the first crop of the batch, are shown on the board.
         """
         needs_g = self.spec.clustering_method.method == "consistency"
-        embedded = self._embed(validation, needs_g=needs_g)
+        embedded = embed_by(self.pair, validation, self.device, needs_g=needs_g)
         recipe = start_recipe(self.spec, embedded)
         found = [find_instances(recipe, item) for item in embedded]
         score = goal(mean_scores([*map(score_instances, found, embedded)]))
         crop = sample_of(batch)
-        (seen,) = self._embed([crop], needs_g=needs_g)
+        (seen,) = embed_by(self.pair, [crop], self.device, needs_g=needs_g)
         shown = list(zip(validation[:SHOWN], embedded, found, strict=False))
         shown.append((crop, seen, find_instances(recipe, seen)))
         show_pictures(self.board, self.step, shown, self.spec.loss)
@@ -340,62 +337,6 @@ class _Run:
             self.best_score = score
             self.save("best.pt")
         return score
-
-    def _embed(self, validation: Sequence[AnySample], *, needs_g: bool) -> list[Embedded]:
-        """Embed the validation images, by g too where clustering may ask for it."""
-        pair = self.pair.eval()
-        twin = pair.momentum_net if needs_g else None
-        return embed_all(pair.embedding_net, validation, self.device, twin)
-
-    def finish(self, validation: Sequence[AnySample]) -> Fitted:
-        """Fit the recipe, and draw the history."""
-        fitted = self._fit(validation)
-        training_curves(self.folder / "history.csv", self.folder / "curves.png")
-        return fitted
-
-    def _fit(self, validation: Sequence[AnySample]) -> Fitted:
-        """Choose the network and the numbers of its recipe together, and write them.
-
-        Scores in training are those of one recipe, which may suit an earlier network by chance:
-        the last one is fitted too, and becomes the best one where it scores higher then.
-        """
-        of_last, step, end = None, self._load_pair("best.pt"), self._load_pair("last.pt")
-        if self.spec.clustering.fit and step < end:
-            of_last = fit_recipe(self.spec, self._embed_for_fit(validation))
-        self._load_pair("best.pt")
-        embedded = self._embed_for_fit(validation)
-        fitted = fit_recipe(self.spec, embedded)
-        if of_last is not None and of_last.scores["mean_ap"] > fitted.scores["mean_ap"]:
-            fitted, step = of_last, self._load_pair("last.pt")
-            embedded = self._embed_for_fit(validation)
-            # before the recipe: killed here, the run is fitted to the same network again
-            last = (self.folder / "last.pt").read_bytes()
-            write_bytes(self.folder / "best.pt", last, overwrite=True)
-        content = {
-            "recipe": fitted.recipe.model_dump(mode="json"),
-            "step": step,
-            "validation": fitted.scores,
-            "validation_images": len(validation),
-            "tried": [
-                {"score": round(trial.score, 4), **trial.recipe.model_dump(mode="json")}
-                for trial in fitted.trials
-            ],
-        }
-        _write_text(self.folder / "recipe.json", json.dumps(content, indent=1))
-        kept = [Validated(s.name, s.image, e) for s, e in zip(validation, embedded, strict=True)]
-        write_examples(self.folder / "examples", kept, fitted.recipe)
-        return fitted
-
-    def _load_pair(self, name: str) -> int:
-        """Take the networks of a checkpoint; return its step."""
-        state = load_checkpoint(self.folder / name, self.device)
-        self.pair.load_state_dict(state["pair"])
-        return int(state["step"])
-
-    def _embed_for_fit(self, validation: Sequence[AnySample]) -> list[Embedded]:
-        method = self.spec.clustering.method
-        needs_g = method is None or method.method == "consistency"
-        return self._embed(validation, needs_g=needs_g)
 
     def save(self, name: str) -> None:
         """Write a checkpoint under its name only when it is complete, and the history."""

@@ -17,6 +17,7 @@ from spoco_zoo.fitting import (
     score_recipe,
     start_recipe,
 )
+from spoco_zoo.training.momentum import MomentumPair
 from spoco_zoo.training.net import UNet
 from spoco_zoo.training.samples import AnySample
 
@@ -24,6 +25,7 @@ __all__ = [
     "Embedded",
     "Fitted",
     "embed_all",
+    "embed_by",
     "find_instances",
     "fit_recipe",
     "goal",
@@ -55,3 +57,11 @@ def embed_all(
             )
         )
     return embedded
+
+
+def embed_by(
+    pair: MomentumPair, samples: Iterable[AnySample], device: torch.device, *, needs_g: bool
+) -> list[Embedded]:
+    """Embed whole images by f, and by g too where clustering may ask for it."""
+    pair.eval()
+    return embed_all(pair.embedding_net, samples, device, pair.momentum_net if needs_g else None)
