@@ -13,7 +13,6 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Hashable, Iterable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +133,7 @@ def read_description(location: Path, name: str | None = None) -> dict[str, Any]:
             "this is no model description"
         )
     try:
-        words = _read_plain(content.decode("utf-8"))
+        words = yaml.load(content.decode("utf-8"), Loader=_PlainLoader)
     except UnicodeDecodeError as error:
         raise PackageError(f"{place}: is not UTF-8 text: the file is damaged") from error
     except Exception as error:  # a tag on a wrong value makes PyYAML raise anything
@@ -143,17 +142,6 @@ def read_description(location: Path, name: str | None = None) -> dict[str, Any]:
     if not isinstance(words, dict):
         raise PackageError(f"{place}: holds a {type(words).__name__}: expected words and values")
     return words
-
-
-def _read_plain(text: str) -> Any:  # noqa: ANN401 - whatever it is
-    """Read YAML with the parser of libyaml, 4 times as fast; what it refuses as PyYAML says it.
-
-    It lets pass some of what PyYAML refuses, above all tabs; what both read, they read alike.
-    """
-    if _FastLoader is not None and "\t" not in text:
-        with suppress(Exception):
-            return yaml.load(text, Loader=_FastLoader)
-    return yaml.load(text, Loader=_PlainLoader)
 
 
 class _PlainLoader(yaml.SafeLoader):
@@ -190,27 +178,6 @@ class _PlainLoader(yaml.SafeLoader):
 
 
 _PlainLoader.add_constructor("tag:yaml.org,2002:int", _PlainLoader.construct_yaml_int)
-
-
-def _make_fast_loader() -> Any | None:  # noqa: ANN401 - a class
-    """The same with the scanner and parser of libyaml, which not every PyYAML brings along."""
-    try:
-        from yaml.cyaml import CParser  # type: ignore[attr-defined]
-    except ImportError:
-        return None
-
-    class FastLoader(_PlainLoader):
-        def __init__(self, stream: str) -> None:
-            super().__init__("")
-            parser = CParser(stream)
-            self.check_event = parser.check_event  # type: ignore[method-assign]
-            self.peek_event = parser.peek_event  # type: ignore[method-assign]
-            self.get_event = parser.get_event  # type: ignore[method-assign]
-
-    return FastLoader
-
-
-_FastLoader = _make_fast_loader()
 
 
 def verify(location: Path, name: str, content: bytes, expected: str) -> None:

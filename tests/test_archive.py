@@ -3,10 +3,8 @@
 import os
 import stat
 import zipfile
-from pathlib import Path
 
 import pytest
-import yaml
 
 from spoco_zoo import archive
 from spoco_zoo.archive import check_names, check_zip, read_description, read_member
@@ -196,26 +194,3 @@ def test_very_many_values_are_refused(describe, monkeypatch):
 def test_a_word_that_stands_twice_is_refused(describe):
     folder = describe("a: {b: 1, c: 2, b: 3}")
     assert refused(read_description, folder) == _not_plain(folder, "the word 'b' twice")
-
-
-@pytest.mark.skipif(archive._FastLoader is None, reason="PyYAML without libyaml")
-def test_both_parsers_read_the_same():
-    root = Path(__file__).resolve().parent.parent
-    for path in (*root.glob("weights/*/rdf.yaml"), *root.glob("tests/data/*/rdf.yaml")):
-        text = path.read_text(encoding="utf-8")
-        fast = yaml.load(text, Loader=archive._FastLoader)
-        assert repr(fast) == repr(yaml.load(text, Loader=archive._PlainLoader))
-
-
-@pytest.mark.parametrize(
-    "text", ["a: [1\n", "a: &b 1\nc: *b\n", "a: 1\na: 2\n", "a: b: c\n", "a:\tb\n"]
-)
-def test_a_refusal_has_the_same_words_without_libyaml(tmp_path, monkeypatch, text):
-    (tmp_path / "rdf.yaml").write_text(text)
-    told = []
-    for loader in (archive._FastLoader, None):
-        monkeypatch.setattr(archive, "_FastLoader", loader)
-        with pytest.raises(PackageError) as error:
-            read_description(tmp_path)
-        told.append(str(error.value))
-    assert told[0] == told[1]
