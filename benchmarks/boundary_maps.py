@@ -5,9 +5,10 @@
 
 The maps are thresholded as *Object Classification* does it (hysteresis: core is interior, final is
 foreground, objects are not merged), and cut by a watershed on the boundary with cores as seeds, as
-*Multicut* begins; both by scikit-image. The threshold of interior is 0.5, that of foreground is
-also that of the recipe. The last rows are of maps that were computed as ilastik does it: in tiles
-of 512 (64 in volumes), grown to both sides and filled by reflection, each normalised by itself.
+*Multicut* begins; both by scikit-image. The card tells the thresholds of interior, `CORE`, and of
+foreground, that of the recipe; others are beside them. The last rows are of maps that were
+computed as ilastik does it: in tiles of 512 (64 in volumes), grown to both sides and filled by
+reflection, each normalised by itself.
 With `--json` the rows that the card tells are kept, for `benchmarks/packages.py`.
 """
 
@@ -30,13 +31,14 @@ from spoco_zoo.engines import pick_engines, run_onnx
 from spoco_zoo.images import pair_files, read_image, read_labels
 from spoco_zoo.metrics import mean_scores, score
 from spoco_zoo.normalization import fit_affine
+from spoco_zoo.packaging.boundaries import CORE
 from spoco_zoo.session import EmbeddingSession
 
 
-def grow(maps, final, least, landscape):
-    """Instances around cores of `least` pixels up to a threshold of foreground."""
+def grow(maps, core, final, least, landscape):
+    """Instances around cores of `least` pixels, of interior, up to a threshold of foreground."""
     foreground, boundary, interior = maps
-    cores, _ = ndimage.label(interior > 0.5)
+    cores, _ = ndimage.label(interior > core)
     if least:
         cores = remove_small_objects(cores, max_size=least - 1)
     height = {"nothing": np.zeros_like(boundary), "boundary": boundary}[landscape]
@@ -83,6 +85,11 @@ def compute_as_ilastik(run, package, pixels, halo):
     return found
 
 
+def name_of(way, core, final, least):
+    """Name a row of the table."""
+    return f"{way}, interior from {core}, foreground from {final}, cores of {least} pixels"
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("embeddings", type=Path)
@@ -95,16 +102,17 @@ def main():
     recipe = package.config.recipe
     names = {"nothing": "hysteresis", "boundary": "watershed on the boundary"}
     ways = {
-        f"{names[landscape]}, foreground from {final}, cores of {least} pixels": partial(
-            grow, final=final, least=least, landscape=landscape
+        name_of(names[landscape], core, final, least): partial(
+            grow, core=core, final=final, least=least, landscape=landscape
         )
         for landscape in names
+        for core in (0.3, CORE, 0.5)
         for final in sorted({0.5, recipe.foreground.threshold}, reverse=True)
         for least in (1, 10)
     }
     final = recipe.foreground.threshold
     told = {
-        names[landscape]: partial(grow, final=final, least=10, landscape=landscape)
+        names[landscape]: partial(grow, core=CORE, final=final, least=10, landscape=landscape)
         for landscape in names
     }
     as_ilastik = ", in tiles that are cut and normalised as ilastik does it"
@@ -131,7 +139,7 @@ def main():
     if options.json is not None:
         kept = {"`spoco-zoo run`, for comparison": "spoco-zoo run"}
         for name in told:
-            kept[name] = f"{name}, foreground from {final}, cores of 10 pixels"
+            kept[name] = name_of(name, CORE, final, 10)
             kept[name + as_ilastik] = name + as_ilastik
         values = {name: mean_scores(scores[row]).pooled_ap[0] for name, row in kept.items()}
         words = {

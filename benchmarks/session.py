@@ -27,6 +27,7 @@ import onnxruntime
 
 from spoco_zoo import session as room
 from spoco_zoo.images import pair_files, read_image, read_labels
+from spoco_zoo.machine import count_cores
 from spoco_zoo.metrics import mean_scores, score
 from spoco_zoo.package import load_package
 from spoco_zoo.segmentation import embed, make_instances
@@ -83,7 +84,7 @@ ON_ALL_THREADS = {
     "dynamic blocks": entry("session.dynamic_block_base", "4"),
     "operators in parallel": in_parallel,
     "one thread": attribute("intra_op_num_threads", 1),
-    "twice as many threads as cores": attribute("intra_op_num_threads", 2 * len(room._cores())),
+    "twice as many threads as cores": attribute("intra_op_num_threads", 2 * count_cores()),
 }
 
 
@@ -93,7 +94,7 @@ def compare_options(repeats=9):
     image = np.random.default_rng(0).standard_normal((1, 1, 512, 512), np.float32)
     for clock, threads, changes in (
         (time.process_time, 1, ON_ONE_THREAD),
-        (time.perf_counter, len(room._cores()), ON_ALL_THREADS),
+        (time.perf_counter, count_cores(), ON_ALL_THREADS),
     ):
         print(f"{clock.__name__}, {threads} threads, image of 512 x 512")
         sessions = {name: plain_session(content, c, threads) for name, c in changes.items()}
@@ -205,7 +206,7 @@ def compare_tiles(repeats=5):
 def compare_batches(repeats=9):
     package = load_package(PACKAGE)
     content = package.read(package.onnx_name)
-    sessions = {"one thread": 1, "all threads": len(room._cores())}
+    sessions = {"one thread": 1, "all threads": count_cores()}
     for shape, n_images in (((128, 128), 16), ((256, 256), 8), ((520, 696), 4), ((1024, 1024), 2)):
         images = np.random.default_rng(0).standard_normal((n_images, 1, *shape), np.float32)
         for words, threads in sessions.items():
@@ -281,7 +282,7 @@ def compare_half(folder):
         sessions[name] = EmbeddingSession(package, "cpu")
         # optimisation would take the rounding out again
         plain = attribute("graph_optimization_level", LEVEL.ORT_DISABLE_ALL)
-        sessions[name]._session = plain_session(network, plain, len(room._cores()))
+        sessions[name]._session = plain_session(network, plain, count_cores())
     simulated, truth = simulate_nuclei((512, 512), seed=0)
     pairs = [(simulated[None], truth)]
     compare_networks("one simulated image", sessions, pairs)

@@ -68,7 +68,7 @@ class EmbeddingSession:
             threads: CPU threads; where left out as many as OMP_NUM_THREADS says, or all cores.
             precision: `float32`, or `float16` for a network that computes in half precision on
                 CUDA; inputs and outputs are float32 all the same. With nuclei-2d, rounded on the
-                CPU as a GPU would, embeddings differed by 0.005 at most and instances hardly
+                CPU as a GPU would, embeddings differed by 0.019 at most and instances hardly
                 (benchmarks/README.md). On a GPU none of this was tried, nor whether tiles still
                 equal the whole bit for bit.
 

@@ -17,6 +17,7 @@ from spoco_zoo.recipe import Recipe
 from spoco_zoo.training.net import PackagedUNet
 
 OUTPUT = "boundaries"
+CORE = 0.4  # interior from here on is an instance: what did best (benchmarks/boundary_maps.py)
 
 _REACH = 2  # pixels to either side
 

@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping
 
 from spoco_zoo.foreground import Head
+from spoco_zoo.packaging.boundaries import CORE
 from spoco_zoo.packaging.description import package_id
 from spoco_zoo.packaging.flavours import FlavourName
 from spoco_zoo.packaging.memory import Memory
@@ -59,7 +60,7 @@ _USE: Mapping[FlavourName, tuple[str, ...]] = {
         "  - *Boundary-based Segmentation with Multicut*, with the boundary as its input channel; "
         "or",
         "  - *Object Classification [Pixel Prediction Map]* with hysteresis: core is interior at "
-        "0.5, final is foreground at {final}, objects of 10 pixels or more, *Don't merge "
+        "{core}, final is foreground at {final}, objects of 10 pixels or more, *Don't merge "
         "objects*.",
         "- **Python**: `bioimageio.core.predict`, in blocks too.",
     ),
@@ -116,6 +117,7 @@ def use_lines(run: RunFacts, flavour: FlavourName, names: tuple[str, ...] = ()) 
     channels = run.spec.net.in_channels or 1
     words = {
         "{id}": package_id(run.spec, flavour),
+        "{core}": f"{CORE:g}",
         "{final}": f"{final:.2g}",
         "{names}": ", ".join(names),
         "{channels}": "Convert RGB to 8-bit first." if channels == 1 else "",

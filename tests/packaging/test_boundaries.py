@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 from spoco_zoo.foreground import Everywhere, External, Head, Prototype
 from spoco_zoo.metrics import score
 from spoco_zoo.package import load_package
-from spoco_zoo.packaging.boundaries import BoundaryNet, find_reach
+from spoco_zoo.packaging.boundaries import CORE, BoundaryNet, find_reach
 from spoco_zoo.packaging.flavours import build_flavour
 from spoco_zoo.recipe import Recipe
 from spoco_zoo.segmentation import embed, make_instances
@@ -234,7 +234,7 @@ def test_tiles_with_less_of_a_halo_do_not(flavour_of, pooling):
 def grow_cores(interior, foreground):
     """Hysteresis thresholding as ilastik's object classification does it, without merging."""
     segmentation = pytest.importorskip("skimage.segmentation")
-    cores, _ = ndimage.label(interior > 0.5)
+    cores, _ = ndimage.label(interior > CORE)
     return segmentation.watershed(np.zeros(cores.shape), cores, mask=foreground > 0.5)
 
 
