@@ -20,7 +20,7 @@ def is_large(inputs: Sequence[str], out: str | None, *, into: bool) -> bool:
 def find_inputs(inputs: Sequence[str]) -> list[str]:
     """Put what they hold in the place of folders of OME-Zarr and of patterns, sorted in each.
 
-    What is named several times, however it is written, is taken once.
+    What is named several times, with a slash, a dot or `file://` or without, is taken once.
 
     Raises:
         ImageError: A folder cannot be read, or one or a pattern holds OME-Zarr and other images.

@@ -31,7 +31,7 @@ from spoco_zoo.files import make_folder, refuse_existing
 from spoco_zoo.large_inputs import find_inputs, is_zarr
 from spoco_zoo.large_results import write_large_results
 from spoco_zoo.large_tiffs import SUFFIXES as TIFF_SUFFIXES
-from spoco_zoo.machine import count_cores, count_gpus, read_gpus
+from spoco_zoo.machine import count_cores, count_gpus, count_threads, read_gpus
 from spoco_zoo.machine import read_memory as read_machine_memory
 from spoco_zoo.package import Package
 from spoco_zoo.recipe import Recipe
@@ -279,7 +279,8 @@ class LargeRun:
             if wishes.workers is None and in_one_block and self._is_small():
                 self.workers = 1
             # where it was not said how many, cores that are left help inside each
-            threads = 1 if wishes.workers else max(count_cores() // self.workers, 1)
+            left = 1 if wishes.workers else max(count_cores() // self.workers, 1)
+            threads = min(left, count_threads())
             self.plan = replace(self.plan, threads=threads)
 
     @contextmanager

@@ -67,7 +67,7 @@ def count_threads(root: Path = ROOT) -> int:
     BLAS and PyTorch obey that variable by themselves; who starts several programs at once sets it.
     ONNX Runtime does not, and its threads, which wait by spinning, would take the cores of others.
     """
-    said = os.environ.get("OMP_NUM_THREADS", "")
+    said, *_ = os.environ.get("OMP_NUM_THREADS", "").split(",")  # others are for loops within loops
     cores = count_cores(root)
     return min(int(said), cores) if said.isdecimal() and int(said) else cores
 

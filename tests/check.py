@@ -53,7 +53,7 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"} | dict(os.env
 
 
 def main() -> int:
-    """Run the checks; the exit code of the first that fails, told as soon as it is known."""
+    """Run the checks; a failed one is told at once, and ends the run after the tests under way."""
     quick = "--quick" in sys.argv[1:]
     with ThreadPoolExecutor(len(CHECKS)) as pool:  # they take one core, and tests not always both
         checks = [pool.submit(run, command, is_apart=True) for command in CHECKS]

@@ -9,6 +9,7 @@ zarr = pytest.importorskip("zarr")
 
 from spoco_zoo.errors import SettingError
 from spoco_zoo.large_jobs import (
+    LargeRun,
     LargeWishes,
     list_jobs,
     read_memory,
@@ -161,3 +162,18 @@ def test_images_for_another_network_are_refused(images, load_tiny, tmp_path):
         "for images"
         for image in images
     ]
+
+
+@pytest.mark.parametrize(("said", "threads"), [("1", 1), ("2", 2), (None, 4)])
+def test_a_worker_that_is_alone_has_as_many_threads_as_the_variable_says(
+    images, load_tiny, tmp_path, monkeypatch, said, threads
+):
+    for room in ("large_jobs", "machine"):
+        monkeypatch.setattr(f"spoco_zoo.{room}.count_cores", lambda *_: 4)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if said is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", said)
+    package = load_tiny("package")
+    jobs, _ = list_jobs(images[:1], str(tmp_path / "out"), package, LargeWishes())
+    run = LargeRun(package, package.config.recipe, jobs, LargeWishes(device="cpu"))
+    assert (run.workers, run.plan.threads) == (1, threads)

@@ -195,6 +195,22 @@ def test_a_finished_run_of_older_versions_says_how_to_get_examples(make_folder, 
     assert "its average precision at IoU 0.50 is 0.88, where 1 is perfect." in page.text
 
 
+@pytest.mark.parametrize(
+    ("step", "scores", "told"),
+    [
+        (100, (0.2, 0.5, 0.4), True),
+        (100, (0.2, 0.5, 0.5), False),
+        (60, (0.2, 0.5, 0.4), False),
+    ],
+)
+def test_why_the_last_network_was_kept_is_told(make_folder, read_page, step, scores, told):
+    folder = make_folder(scores=scores)
+    fitted = json.loads((folder / "recipe.json").read_text())
+    (folder / "recipe.json").write_text(json.dumps({**fitted, "step": step}))
+    page = read_page(folder)
+    assert (f"with the network of step {step}, the last one: that of step 60" in page.text) == told
+
+
 def test_many_recipes_are_folded(make_folder, read_page):
     tried = [(n / 100, RECIPE.model_copy(update={"min_size": n})) for n in range(30)]
     text = read_page(make_folder(tried=tried)).text

@@ -50,6 +50,15 @@ def test_the_test_image_gives_the_stored_outputs(load_tiny, kind, threads):
         np.testing.assert_allclose(values, expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize(("said", "threads", "expected"), [("1", None, 1), ("1", 2, 2)])
+def test_threads_that_are_left_out_are_those_of_the_variable(
+    load_tiny, monkeypatch, said, threads, expected
+):
+    monkeypatch.setenv("OMP_NUM_THREADS", said)
+    with EmbeddingSession(load_tiny("package"), "cpu", threads) as session:
+        assert session._session.get_session_options().intra_op_num_threads == expected
+
+
 def test_what_the_network_does_not_give_is_none(tiny_package, edit_rdf):
     def change(words):
         words["outputs"].pop()

@@ -379,12 +379,12 @@ class _Draft:
         return self._simulate(space, seed=1)
 
     def _simulate(self, space: tuple[int, ...] | list[int], seed: int) -> np.ndarray:
-        image = _picture_of(self.spec.card.scene, tuple(space), seed)
+        image = _simulated(self.spec.card.scene, tuple(space), seed)
         return np.repeat(image[None], self.channels, axis=0)
 
 
 @lru_cache(maxsize=8)
-def _picture_of(scene: SceneName, space: tuple[int, ...], seed: int) -> np.ndarray:
+def _simulated(scene: SceneName, space: tuple[int, ...], seed: int) -> np.ndarray:
     """An image of a scene, which all flavours of a network share."""
     return simulate_scene(scene, space, seed)[0]
 

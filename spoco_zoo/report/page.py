@@ -277,10 +277,16 @@ def _recipe(run: Run) -> Markup:
         return _section("Recipe", element("p", told))
     fitted = run.fitted
     rows = [(word, value(held)) for word, held in _plain(fitted.recipe).items()]
+    told = f"How instances are made of embeddings, with the network of step {fitted.step:,}"
+    steps, scores = run.scored
+    if fitted.step == run.spec.schedule.steps and len(scores) and scores[-1] < scores.max():
+        best = int(steps[scores.argmax()])
+        told += (
+            f", the last one: that of step {best:,} scored best in training, with the recipe of "
+            "the spec, but less than this one once both were fitted"
+        )
     parts: list[str] = [
-        element(
-            "p", f"How instances are made of embeddings, with the network of step {fitted.step:,}:"
-        ),
+        element("p", f"{told}:"),
         table(("setting", "value"), rows),
     ]
     if len(fitted.tried) > 1:

@@ -13,7 +13,7 @@ from spoco_zoo.spec import Spec
 from spoco_zoo.training.checkpoints import load_checkpoint
 from spoco_zoo.training.momentum import MomentumPair
 from spoco_zoo.training.samples import AnySample
-from spoco_zoo.training.validation import Embedded, Fitted, embed_by, fit_recipe
+from spoco_zoo.training.validation import Embedded, Fitted, embed_pair, fit_recipe
 
 
 def finish_run(
@@ -38,7 +38,7 @@ def finish_run(
     best, last = folder / "best.pt", folder / "last.pt"
     step, embedded = _embed(spec, best, pair, validation, device)
     fitted = fit_recipe(spec, embedded)
-    if spec.clustering.fit and load_checkpoint(last)["step"] > step:
+    if spec.clustering.fit and step < spec.schedule.steps:
         del embedded  # before the next ones come: those of volumes are large
         end, embedded = _embed(spec, last, pair, validation, device)
         of_last = fit_recipe(spec, embedded)
@@ -68,7 +68,7 @@ def _embed(
     pair.load_state_dict(state["pair"])
     method = spec.clustering.method
     needs_g = method is None or method.method == "consistency"
-    return int(state["step"]), embed_by(pair, validation, device, needs_g=needs_g)
+    return int(state["step"]), embed_pair(pair, validation, device, needs_g=needs_g)
 
 
 def _write_recipe(path: Path, fitted: Fitted, step: int, images: int) -> None:

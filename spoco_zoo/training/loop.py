@@ -60,7 +60,7 @@ from spoco_zoo.training.sheet import show_crops
 from spoco_zoo.training.splits import expect_equal, list_instances, read_splits
 from spoco_zoo.training.starting import fill, read_start
 from spoco_zoo.training.validation import (
-    embed_by,
+    embed_pair,
     find_instances,
     goal,
     score_instances,
@@ -322,12 +322,12 @@ class _Run:
         The first of them, and the first crop of the batch, are shown on the board.
         """
         needs_g = self.spec.clustering_method.method == "consistency"
-        embedded = embed_by(self.pair, validation, self.device, needs_g=needs_g)
+        embedded = embed_pair(self.pair, validation, self.device, needs_g=needs_g)
         recipe = start_recipe(self.spec, embedded)
         found = [find_instances(recipe, item) for item in embedded]
         score = goal(mean_scores([*map(score_instances, found, embedded)]))
         crop = sample_of(batch)
-        (seen,) = embed_by(self.pair, [crop], self.device, needs_g=needs_g)
+        (seen,) = embed_pair(self.pair, [crop], self.device, needs_g=needs_g)
         shown = list(zip(validation[:SHOWN], embedded, found, strict=False))
         shown.append((crop, seen, find_instances(recipe, seen)))
         show_pictures(self.board, self.step, shown, self.spec.loss)

@@ -204,25 +204,28 @@ def check_boundaries(samples: Sequence[AnySample], width: int) -> str:
         SettingError: No instance of any image is left.
     """
     found = left = pixels = 0
+    some_are_left_out = False
     for sample in samples:
+        if left and pixels > _LOOKED_AT:
+            some_are_left_out = True
+            break
         before: set[int] = set()
         after: set[int] = set()
         for labels in sample.label_boxes(overlap=width):
+            if after and pixels > _LOOKED_AT:
+                some_are_left_out = True
+                break
             parted = _part_touching(torch.from_numpy(labels), width).numpy()
             before.update(np.unique(labels[labels > BACKGROUND]).tolist())
             after.update(np.unique(labels[parted > BACKGROUND]).tolist())
             pixels += labels.size
-            if after and pixels > _LOOKED_AT:
-                break
         found, left = found + len(before), left + len(after)
-        if left and pixels > _LOOKED_AT:
-            break
     if not left:
         raise SettingError(
             f"data.boundary_width is {width}: boundaries of that width leave nothing of the "
             f"{found} labelled instances: expected less than half of their width; lower it"
         )
-    first = "the first " * (pixels > _LOOKED_AT)
+    first = "the first " * some_are_left_out
     return f"data.boundary_width is {width}: of {first}{found} labelled instances {left} are left"
 
 

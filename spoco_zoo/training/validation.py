@@ -25,7 +25,7 @@ __all__ = [
     "Embedded",
     "Fitted",
     "embed_all",
-    "embed_by",
+    "embed_pair",
     "find_instances",
     "fit_recipe",
     "goal",
@@ -59,7 +59,7 @@ def embed_all(
     return embedded
 
 
-def embed_by(
+def embed_pair(
     pair: MomentumPair, samples: Iterable[AnySample], device: torch.device, *, needs_g: bool
 ) -> list[Embedded]:
     """Embed whole images by f, and by g too where clustering may ask for it."""

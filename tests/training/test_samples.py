@@ -242,6 +242,7 @@ def test_instances_that_boundaries_leave_are_counted_and_none_is_refused(monkeyp
     # of many pixels the first are enough
     monkeypatch.setattr("spoco_zoo.training.samples._LOOKED_AT", 0)
     assert check_boundaries([thin, thick], 1) == told.format("the first ", 8, 2)
+    assert check_boundaries([thick], 1) == told.format("", 4, 4)  # there are no others
     # and box by box it is the same
     monkeypatch.setattr("spoco_zoo.training.samples._LOOKED_AT", 1 << 20)
     monkeypatch.setattr("spoco_zoo.training.reading._BOX", 16 * 10)

@@ -35,7 +35,7 @@ def main(words: list[str]) -> int:
         told["stage"] = "open"
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
-        said = os.environ.get("OMP_NUM_THREADS", "")
+        said, *_ = os.environ.get("OMP_NUM_THREADS", "").split(",")
         options.intra_op_num_threads = int(said) if said.isdecimal() else 0  # all cores
         session = onnxruntime.InferenceSession(
             words[0], options, providers=["CPUExecutionProvider"]
