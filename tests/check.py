@@ -24,7 +24,7 @@ RUNTIME_ROOMS = (
     "mistakes examples report/* cli_runs outlines measurements roi_zip qupath_objects results jobs "
     "stores ngff large_tiffs volumes pyramids label_metadata label_stores embedding_stores "
     "scratch layout margins blocks joining block_plan block_jobs large_inputs large_jobs "
-    "large_results cli_large installation providers doctor/*"
+    "large_results cli_large installation providers words doctor/*"
 )
 CHECKS = [
     ["ruff", "check", "."],

@@ -1,4 +1,4 @@
-"""Parts of the page of a run: elements, words for numbers, curves and bars."""
+"""Parts of the page of a run: elements, curves and bars."""
 
 import re
 
@@ -7,7 +7,6 @@ import pytest
 
 from spoco_zoo.report.charts import Line, bar_chart, line_chart
 from spoco_zoo.report.markup import Markup, element, join
-from spoco_zoo.report.words import count, duration, percent, value
 
 EVIL = '<script>alert("x")</script>&amp;'
 
@@ -17,29 +16,6 @@ def test_elements_escape_texts_and_attributes_but_not_each_other():
     assert inner == '<b title="&quot;&amp;">1 &lt; 2</b>'
     assert element("p", inner, "<i>") == f"<p>{inner}&lt;i&gt;</p>"
     assert join(["<", Markup("<br>")], " & ") == "&lt; &amp; <br>"
-
-
-@pytest.mark.parametrize(
-    ("told", "expected"),
-    [
-        (count(1, "image"), "1 image"),
-        (count(1200, "image"), "1,200 images"),
-        (percent(1, 3), "33 %"),
-        (percent(0, 0), "0 %"),
-        (duration(0.0), "0 s"),
-        (duration(89.4), "89 s"),
-        (duration(3570.0), "1 h 0 min"),
-        (duration(12000.0), "3 h 20 min"),
-        (duration(190000.0), "2 d 5 h"),
-        (value(None), "not set"),
-        (value(True), "yes"),
-        (value(1e-5), "1e-05"),
-        (value({"a": [1, 2.5]}), "a 1, 2.5"),
-        (value(()), "none"),
-    ],
-)
-def test_numbers_read_well(told, expected):
-    assert told == expected
 
 
 def numbers_of(drawing, word):

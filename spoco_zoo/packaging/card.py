@@ -18,6 +18,7 @@ from spoco_zoo.packaging.proof import Check, Proof
 from spoco_zoo.packaging.run_folder import RunFacts
 from spoco_zoo.packaging.usage import limit_lines, use_lines
 from spoco_zoo.session import Embedded
+from spoco_zoo.words import count
 
 _GIVES: Mapping[FlavourName, str] = {
     "embeddings": "This package gives the embeddings; `spoco-zoo run` makes instances of them.",
@@ -81,10 +82,10 @@ def write_card(
         "## Training",
         "",
         f"- Data: {card.data}",
-        f"- {run.environment.train_images} images with {run.environment.train_instances} "
-        f"instances, {kept}, {zero}",
+        f"- {count(run.environment.train_images, 'image')} with "
+        f"{count(run.environment.train_instances, 'instance')}, {kept}, {zero}",
         *_boundary_lines(spec.data.boundary_width),
-        f"- {spec.schedule.steps} steps of {spec.schedule.batch_size} crops of "
+        f"- {count(spec.schedule.steps, 'step')} of {count(spec.schedule.batch_size, 'crop')} of "
         f"{' x '.join(map(str, spec.schedule.crop))} pixels, seed {spec.schedule.seed}, "
         f"{run.environment.precision} on {run.environment.device}"
         + ("" if run.hours is None else f", {run.hours:.1f} hours")
@@ -135,8 +136,9 @@ def _map_lines(run: RunFacts) -> list[str]:
         return []
     lines = [
         "",
-        f"What the next steps make of the maps, on the {run.maps.images} validation images, by "
-        f"{run.maps.library}, with the settings above:",
+        "What the next steps make of the maps, on "
+        f"{count(run.maps.images, 'validation image')}, by {run.maps.library}, with the settings "
+        "above:",
         "",
         "| instances by | AP at IoU 0.50, pooled |",
         "|---|---|",
@@ -216,7 +218,7 @@ def _boundary_lines(width: int) -> list[str]:
 def _score_lines(run: RunFacts) -> list[str]:
     validation, scores = dict(run.fitted.validation), run.scores
     lines = [
-        f"The recipe was fitted on the {run.fitted.validation_images} validation images"
+        f"The recipe was fitted on {count(run.fitted.validation_images, 'validation image')}"
         + ("." if scores else "; no test images were scored."),
         "",
         "| score | validation |" + (" test |" if scores else ""),
@@ -226,7 +228,7 @@ def _score_lines(run: RunFacts) -> list[str]:
         test = "" if scores is None else f" {dict(scores.summary)[key]:.3f} |"
         lines.append(f"| {name} | {validation[val_key]:.3f} |{test}")
     if scores is not None:
-        lines += ["", f"Test: {len(scores.images)} images."]
+        lines += ["", f"Test: {count(len(scores.images), 'image')}."]
     floor = run.spec.card.floor_ap50
     if floor is not None and scores is not None:
         lines[-1] += (

@@ -10,7 +10,7 @@ from spoco_zoo.foreground import External, Head
 from spoco_zoo.mistakes import Kind
 from spoco_zoo.recipe import Hdbscan, Recipe
 from spoco_zoo.report.reading import Run
-from spoco_zoo.report.words import count, percent
+from spoco_zoo.words import count, percent
 
 _OFTEN = 0.03  # part of the true instances from which on a mistake is worth advice
 _LIMIT = 0.05  # of AP: less is within the luck of a run

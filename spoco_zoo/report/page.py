@@ -18,8 +18,8 @@ from spoco_zoo.report.charts import Line, bar_chart, line_chart
 from spoco_zoo.report.hints import find_hints
 from spoco_zoo.report.markup import Markup, element, folded, join, styled, table
 from spoco_zoo.report.reading import Run
-from spoco_zoo.report.words import count, duration, percent, value
 from spoco_zoo.spec import Spec, dump_spec
+from spoco_zoo.words import count, duration, percent, value
 
 # nothing may be loaded or run, whatever the files of the run say
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"

@@ -101,7 +101,7 @@ def test_the_run_is_told():
         "Of many kinds. Gives pixel embeddings, which spoco-zoo run turns into instances.",
         "- Data: one data set",
         "- 41 images with 997 instances, 10% of the instances labelled, label 0 meaning unlabeled",
-        "- 2000 steps of 3 crops of 64 x 96 pixels, seed 8, bfloat16 on cuda; "
+        "- 2,000 steps of 3 crops of 64 x 96 pixels, seed 8, bfloat16 on cuda; "
         "weights of step 1234, the best on validation",
         "- 123,456 parameters, embedding of 16 numbers",
         "- Licence of the weights: MIT",
@@ -204,7 +204,7 @@ def test_without_a_test_only_the_validation_is_told():
     card = write_card(make_run(), PROVEN, None).splitlines()
     start = card.index("| score | validation |")
     assert card[start - 2] == (
-        "The recipe was fitted on the 17 validation images; no test images were scored."
+        "The recipe was fitted on 17 validation images; no test images were scored."
     )
     assert card[start : start + 6] == [
         "| score | validation |",
@@ -219,7 +219,7 @@ def test_without_a_test_only_the_validation_is_told():
 def test_the_test_stands_beside_the_validation():
     card = write_card(make_run(), PROVEN, SCORES).splitlines()
     start = card.index("| score | validation | test |")
-    assert card[start - 2] == "The recipe was fitted on the 17 validation images."
+    assert card[start - 2] == "The recipe was fitted on 17 validation images."
     assert card[start : start + 8] == [
         "| score | validation | test |",
         "|---|---|---|",
