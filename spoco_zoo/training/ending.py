@@ -34,6 +34,10 @@ def finish_run(
         pair: Networks to fill with them; those that are kept are in it afterwards.
         validation: Labelled images.
         device: Where the networks are.
+
+    Raises:
+        SettingError: A checkpoint is missing or damaged.
+        OutputError: The disk refuses a file.
     """
     best, last = folder / "best.pt", folder / "last.pt"
     step, embedded = _embed(spec, best, pair, validation, device)
